@@ -4,5 +4,6 @@
 //! needs of the world is an argument, so every rule here can be tested by a value. Start at
 //! [`nix`] for Nix's own formats.
 
+pub mod human;
 pub mod nix;
 pub mod problem;

@@ -1,0 +1,103 @@
+//! Numbers as people read them: sizes, spans of time, counts.
+//!
+//! Machines get bytes, seconds and timestamps; only text for a person passes through here.
+
+use jiff::{SignedDuration, Timestamp};
+
+/// Writes a number of bytes in binary units, such as `38.4 MiB`.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut tenths = u128::from(bytes) * 10 / 1024;
+    let mut units = UNITS.iter();
+    let mut unit = units.next().copied().unwrap_or_default();
+    for larger in units {
+        if tenths < 10_240 {
+            break;
+        }
+        tenths /= 1024;
+        unit = larger;
+    }
+    format!("{}.{} {unit}", tenths / 10, tenths % 10)
+}
+
+/// Writes a difference of bytes with its sign, such as `+1.2 MiB`.
+#[must_use]
+pub fn size_change(before: u64, after: u64) -> String {
+    let sign = if after < before { "-" } else { "+" };
+    format!("{sign}{}", size(after.abs_diff(before)))
+}
+
+/// Writes a span of time by its one or two largest units, such as `3d 4h` or `12s`.
+#[must_use]
+pub fn span(duration: SignedDuration) -> String {
+    let seconds = duration.as_secs().max(0);
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => two(minutes, "m", seconds % 60, "s"),
+        (0, hours, minutes) => two(hours, "h", minutes, "m"),
+        (days, hours, _) => two(days, "d", hours, "h"),
+    }
+}
+
+fn two(large: i64, large_unit: &str, small: i64, small_unit: &str) -> String {
+    if small == 0 {
+        return format!("{large}{large_unit}");
+    }
+    format!("{large}{large_unit} {small}{small_unit}")
+}
+
+/// Writes how long ago `then` was, such as `12s ago`; a time to come is `now`.
+#[must_use]
+pub fn ago(then: Timestamp, now: Timestamp) -> String {
+    let passed = now.duration_since(then);
+    if passed.as_secs() <= 0 { "now".to_owned() } else { format!("{} ago", span(passed)) }
+}
+
+/// Writes a count with its noun, such as `1 path` or `3 paths`.
+#[must_use]
+pub fn count(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_change_units_at_1024() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (1024 * 1024 - 1, "1023.9 KiB"),
+            (1024 * 1024, "1.0 MiB"),
+            (u64::MAX, "16383.9 PiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+        assert_eq!(size_change(2048, 1024), "-1.0 KiB");
+        assert_eq!(size_change(0, 3), "+3 B");
+    }
+
+    #[test]
+    fn spans_show_their_two_largest_units() {
+        for (seconds, text) in [
+            (-5, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (61, "1m 1s"),
+            (3600, "1h"),
+            (3661, "1h 1m"),
+            (90_000, "1d 1h"),
+        ] {
+            assert_eq!(span(SignedDuration::from_secs(seconds)), text);
+        }
+    }
+}
