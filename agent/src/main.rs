@@ -1,2 +1,41 @@
-//! Skeleton.
-fn main() {}
+//! Converges one host towards its signed desired state.
+//!
+//! Start reading at [`cli`], the tree of commands. `state` decides, `converge` acts, `client` talks
+//! to the registry, and `trust_store` keeps what was verified. Nothing outside this program has
+//! authority over the host: it decides from signed data, its own configuration and its own clock.
+
+mod cli;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use shared::problem::{Kind, Problem};
+
+use crate::cli::{Cli, Context};
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(&cli.global);
+    match start(cli, &output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            output.problem(&problem);
+            ExitCode::from(problem.kind.exit_code())
+        }
+    }
+}
+
+/// Prepares the process, which must happen before any thread starts, and runs the command.
+fn start(cli: Cli, output: &Output) -> Result<(), Problem> {
+    output::start_tracing(&cli.global);
+    // Fails only if a provider is installed already, which nothing before this line does.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let context = Context { output: output.clone(), config: cli.global.config.clone() };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::from_error(Kind::Runtime, "runtime", &error))?;
+    runtime.block_on(cli::run(cli.command, &context))
+}
