@@ -1,7 +1,7 @@
 //! The Nix archive: one file tree as one canonical stream of bytes.
 //!
 //! There is one way to say a tree, [`Visit`]: [`read`] says what an archive holds, [`Writer`]
-//! takes it and writes an archive, [`Listing`] takes it and remembers names and sizes. The file
+//! takes it and writes an archive, [`Lister`] takes it and remembers names and sizes. The file
 //! system's side, unpacking and dumping, is in crate `store`.
 //!
 //! As strict as Nix 2.34.8: names strictly rising by bytes, all padding zero, bounded names,
@@ -9,9 +9,10 @@
 
 mod listing;
 mod read;
+mod words;
 mod write;
 
-pub use listing::Listing;
+pub use listing::{Lister, Listing, ListingError};
 pub use read::{ReadError, read};
 pub use write::{WriteError, Writer};
 
