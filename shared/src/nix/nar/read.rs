@@ -203,7 +203,11 @@ impl<R: BufRead> Words<'_, R> {
     }
 
     /// Takes a word of at most `buffer.len()` bytes.
-    fn word<'b>(&mut self, buffer: &'b mut [u8], too_long: &'static str) -> Result<&'b [u8], Fault> {
+    fn word<'b>(
+        &mut self,
+        buffer: &'b mut [u8],
+        too_long: &'static str,
+    ) -> Result<&'b [u8], Fault> {
         let length = self.length()?;
         let fits = usize::try_from(length).ok().filter(|length| *length <= buffer.len());
         let Some(fits) = fits else { return Err(self.malformed(too_long)) };
