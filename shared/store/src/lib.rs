@@ -1,1 +1,10 @@
-//! Skeleton.
+//! Everything that touches the world on behalf of Nix: the local store, its profiles, and binary
+//! caches.
+//!
+//! Knows store paths, archives and narinfos, never manifests. Blocking code runs wherever the
+//! caller puts it; only the network side is async. Start at [`local`].
+
+pub mod archive;
+pub mod local;
+pub mod lock;
+pub mod profile;

@@ -1,0 +1,9 @@
+//! The file system's side of archives: unpacking and dumping trees, and removing them.
+
+mod dump;
+mod remove;
+mod unpack;
+
+pub use dump::{DumpError, dump, nar_digest};
+pub use remove::remove_tree;
+pub use unpack::{UnpackError, Unpacker};
