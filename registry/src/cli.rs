@@ -1,0 +1,118 @@
+//! The command line: every command is one file below `cli/`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use shared::problem::{Kind, Problem};
+
+use crate::{config::Settings, output::Output};
+
+mod cache;
+mod closure_index;
+mod completions;
+mod config;
+mod key;
+mod serve;
+
+/// Publishes signed desired state for groups of Nix machines, and collects their reports.
+#[derive(Debug, Parser)]
+#[command(name = "registry", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Print data as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say only what is asked for, and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say more; twice for all
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// When to use colours; NO_COLOR and CLICOLOR_FORCE are heeded too
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Color,
+    /// Show no progress
+    #[arg(long, global = true)]
+    pub(crate) no_progress: bool,
+    /// Never ask; fail instead, and say what would have answered
+    #[arg(long, global = true)]
+    pub(crate) no_input: bool,
+    /// Read this configuration file, and no other
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the registry is
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) registry: Option<String>,
+    /// The realm, that is, which root of trust
+    #[arg(long, global = true, value_name = "REALM")]
+    pub(crate) realm: Option<String>,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Serve(serve::Args),
+    #[command(subcommand)]
+    Key(key::Command),
+    #[command(subcommand)]
+    Cache(cache::Command),
+    ClosureIndex(closure_index::Args),
+    #[command(subcommand)]
+    Config(config::Command),
+    Completions(completions::Args),
+}
+
+impl Command {
+    /// Returns what is logged unless the user asks for more: a server tells of its life.
+    pub(crate) fn log_level(&self) -> tracing::Level {
+        if matches!(self, Self::Serve(_)) { tracing::Level::INFO } else { tracing::Level::WARN }
+    }
+}
+
+/// What every command gets beside its own arguments.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub(crate) output: &'a Output,
+    pub(crate) settings: Settings,
+}
+
+/// Runs one command to its end.
+pub(crate) fn run(cli: Cli, output: &Output) -> Result<(), Problem> {
+    let settings = Settings::load(&cli.global)?;
+    let context = Context { output, settings };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| {
+        Problem::from_error(Kind::Runtime, "runtime", &error).leaves("nothing changed")
+    })?;
+    runtime.block_on(dispatch(cli.command, &context))
+}
+
+async fn dispatch(command: Command, context: &Context<'_>) -> Result<(), Problem> {
+    match command {
+        Command::Serve(args) => serve::run(args, context).await,
+        Command::Key(command) => key::run(command, context),
+        Command::Cache(command) => cache::run(command, context).await,
+        Command::ClosureIndex(args) => closure_index::run(args, context).await,
+        Command::Config(command) => config::run(&command, context),
+        Command::Completions(args) => completions::run(&args, context.output),
+    }
+}

@@ -1,0 +1,76 @@
+//! `registry key`: the keys of whoever types.
+
+use serde_json::json;
+use shared::problem::Problem;
+
+use super::Context;
+use crate::{
+    keys,
+    signer::{self, PassphraseArgs, Purpose},
+};
+
+/// Make and list your own signing keys
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Make a key, encrypted with a passphrase
+    New {
+        /// What you call it, for example the name of your team
+        name: String,
+        #[command(flatten)]
+        passphrase: PassphraseArgs,
+    },
+    /// List your keys with their public halves
+    List,
+    /// Print the public half of a key, to give to those who let you publish
+    Show {
+        /// What you called it
+        name: String,
+    },
+}
+
+/// Runs one of the commands.
+pub(crate) fn run(command: Command, context: &Context<'_>) -> Result<(), Problem> {
+    match command {
+        Command::New { name, passphrase } => new(&name, &passphrase, context),
+        Command::List => list(context),
+        Command::Show { name } => show(&name, context),
+    }
+}
+
+fn new(name: &str, passphrase: &PassphraseArgs, context: &Context<'_>) -> Result<(), Problem> {
+    let folder = signer::keys(&context.settings);
+    let key = keys::generate().map_err(|error| signer::problem(&error))?;
+    if folder.holds(name) {
+        let error = keys::KeyError::Exists { name: name.to_owned(), folder: folder.path().into() };
+        return Err(signer::problem(&error));
+    }
+    let question = format!("New passphrase for key {name}");
+    let passphrase = passphrase.read(Purpose::Seal, &question, context.output)?;
+    folder.create(name, &key, &passphrase).map_err(|error| signer::problem(&error))?;
+    context.output.say(&format!("Key {name} is in {}", folder.file(name).display()));
+    print(name, &keys::public_hex(&key), context)
+}
+
+fn list(context: &Context<'_>) -> Result<(), Problem> {
+    let folder = signer::keys(&context.settings);
+    let listed = folder.list().map_err(|error| signer::problem(&error))?;
+    if listed.is_empty() {
+        context.output.say("There are no keys yet. Next: registry key new NAME");
+    }
+    let width = listed.iter().map(|key| key.name.len()).max().unwrap_or(0);
+    let text: String =
+        listed.iter().map(|key| format!("{:<width$}  {}\n", key.name, key.public)).collect();
+    let json: Vec<_> =
+        listed.iter().map(|key| json!({"name": key.name, "public": key.public})).collect();
+    context.output.data(&text, &json!({"schema": "keys.v1", "keys": json}))
+}
+
+fn show(name: &str, context: &Context<'_>) -> Result<(), Problem> {
+    let public = signer::keys(&context.settings).public(name);
+    print(name, &public.map_err(|error| signer::problem(&error))?, context)
+}
+
+fn print(name: &str, public: &str, context: &Context<'_>) -> Result<(), Problem> {
+    let json = json!({"schema": "key.v1", "name": name, "public": public});
+    context.output.data(&format!("{public}\n"), &json)
+}

@@ -1,0 +1,176 @@
+//! The one place that prints: data on stdout, talk on stderr.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use anstream::ColorChoice;
+use owo_colors::OwoColorize as _;
+use serde_json::{Value, json};
+use shared::problem::{Kind, Problem};
+use tracing_subscriber::{EnvFilter, filter::Directive};
+use zeroize::Zeroizing;
+
+use crate::cli::{Color, Global};
+
+/// How this run of the program talks.
+#[derive(Debug, Clone)]
+pub(crate) struct Output {
+    format: Format,
+    quiet: bool,
+    ask: bool,
+    progress: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Text,
+    Json,
+}
+
+impl Output {
+    /// Reads the options that say how to talk, and sets the colours for the whole process.
+    pub(crate) fn new(global: &Global) -> Self {
+        // `Auto` heeds NO_COLOR before CLICOLOR_FORCE, and asks each stream for itself.
+        match global.color {
+            Color::Auto => ColorChoice::Auto,
+            Color::Always => ColorChoice::Always,
+            Color::Never => ColorChoice::Never,
+        }
+        .write_global();
+        let terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
+        Self {
+            format: if global.json { Format::Json } else { Format::Text },
+            quiet: global.quiet,
+            ask: terminal && !global.no_input,
+            progress: io::stderr().is_terminal() && !global.no_progress && !global.quiet,
+        }
+    }
+
+    /// Returns whether a person watches a terminal and wants to see progress.
+    pub(crate) fn shows_progress(&self) -> bool {
+        self.progress
+    }
+
+    /// Prints the answer: `text` for a person, or `json` in one line.
+    pub(crate) fn data(&self, text: &str, json: &Value) -> Result<(), Problem> {
+        match self.format {
+            Format::Text => write_all(anstream::stdout(), text.as_bytes()),
+            Format::Json => write_all(anstream::stdout(), format!("{json}\n").as_bytes()),
+        }
+    }
+
+    /// Prints bytes that are the answer as they are.
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), Problem> {
+        write_all(io::stdout().lock(), bytes)
+    }
+
+    /// Says a line to the person who watches; not part of the answer.
+    pub(crate) fn say(&self, line: &str) {
+        if !self.quiet {
+            talk(&format!("{line}\n"));
+        }
+    }
+
+    /// Tells a problem, whatever the options say.
+    pub(crate) fn problem(&self, problem: &Problem) {
+        let rendered = problem.render();
+        match self.format {
+            Format::Text => {
+                let (first, rest) = rendered.split_once(": ").unwrap_or((&rendered, ""));
+                talk(&format!("{}: {rest}\n", first.red().bold()));
+            }
+            Format::Json => {
+                let mut json = json!({
+                    "schema": "problem.v1",
+                    "exit_code": problem.kind.exit_code(),
+                    "rendered": rendered,
+                });
+                if let (Value::Object(json), Ok(Value::Object(fields))) =
+                    (&mut json, serde_json::to_value(problem))
+                {
+                    json.extend(fields);
+                }
+                talk(&format!("{json}\n"));
+            }
+        }
+    }
+
+    /// Asks a question whose answer is no unless it is clearly yes.
+    ///
+    /// # Errors
+    /// When nobody can be asked; `instead` is the option that would have answered.
+    pub(crate) fn confirm(&self, question: &str, instead: &str) -> Result<bool, Problem> {
+        if !self.ask {
+            return Err(nobody_to_ask(question, instead));
+        }
+        talk(&format!("{question} [y/N] "));
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer).map_err(|error| {
+            Problem::from_error(Kind::Runtime, "input", &error).leaves("nothing changed")
+        })?;
+        Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    }
+
+    /// Asks for a secret, which is not shown while it is typed.
+    ///
+    /// # Errors
+    /// When nobody can be asked.
+    pub(crate) fn secret(&self, question: &str) -> Result<Zeroizing<String>, Problem> {
+        if !self.ask {
+            return Err(nobody_to_ask(question, "--passphrase-file FILE"));
+        }
+        rpassword::prompt_password(format!("{question}: ")).map(Zeroizing::new).map_err(|error| {
+            Problem::from_error(Kind::Runtime, "input", &error).leaves("nothing changed")
+        })
+    }
+}
+
+/// Sends the log to stderr; `SHOAL_LOG` filters it as `RUST_LOG` does elsewhere.
+pub(crate) fn start_logging(global: &Global, normal: tracing::Level) {
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => tracing::Level::ERROR,
+        (false, 0) => normal,
+        (false, 1) => normal.max(tracing::Level::DEBUG),
+        (false, _) => tracing::Level::TRACE,
+    };
+    let filter = EnvFilter::builder()
+        .with_default_directive(Directive::from(level))
+        .with_env_var("SHOAL_LOG")
+        .from_env_lossy();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(anstream::stderr);
+    let log = log.with_target(false);
+    if global.json { log.json().init() } else { log.init() }
+}
+
+fn nobody_to_ask(question: &str, instead: &str) -> Problem {
+    Problem::new(Kind::Usage, "no_input", format!("cannot ask `{question}`"))
+        .because("this is not a terminal, or --no-input is given")
+        .leaves("nothing changed")
+        .fix(format!("add {instead}"))
+}
+
+fn write_all(mut stream: impl io::Write, bytes: &[u8]) -> Result<(), Problem> {
+    let written = stream.write_all(bytes).and_then(|()| stream.flush());
+    match written {
+        // Whoever read our answer has had enough of it.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|error| Problem::from_error(Kind::Runtime, "output", &error)),
+    }
+}
+
+/// Writes to stderr; when even that fails there is nobody left to tell.
+fn talk(text: &str) {
+    let _nobody_listens = anstream::stderr().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_asked_without_a_terminal() {
+        let output = Output { format: Format::Text, quiet: false, ask: false, progress: false };
+        let problem = output.confirm("Publish?", "--yes").unwrap_err();
+        assert_eq!(problem.kind.exit_code(), 2);
+        assert_eq!(problem.fix.as_deref(), Some("add --yes"));
+    }
+}
