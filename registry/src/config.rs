@@ -157,7 +157,8 @@ impl Settings {
 
     /// Returns all settings as text.
     pub(crate) fn rows(&self) -> Vec<Row> {
-        let row = |key, value: String, origin: &Origin| Row { key, value, origin: origin.to_string() };
+        let row =
+            |key, value: String, origin: &Origin| Row { key, value, origin: origin.to_string() };
         let path = |setting: &Setting<PathBuf>| setting.value.display().to_string();
         vec![
             row("registry", self.registry.value.clone(), &self.registry.origin),

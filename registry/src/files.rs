@@ -62,11 +62,8 @@ fn write_file(path: &Path, bytes: &[u8], readers: Readers, existing: Existing) -
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let temporary = folder.join(format!(
-        ".{}.{:016x}",
-        name.to_string_lossy(),
-        rand::random::<u64>()
-    ));
+    let temporary =
+        folder.join(format!(".{}.{:016x}", name.to_string_lossy(), rand::random::<u64>()));
     let mode = match readers {
         Readers::Owner => 0o600,
         Readers::All => 0o644,

@@ -249,7 +249,8 @@ fn decrypt(path: &Path, pem: &str, passphrase: &str) -> Result<SigningKey, KeyEr
     if label != ENCRYPTED {
         return Err(malformed());
     }
-    let info = EncryptedPrivateKeyInfoRef::try_from(document.as_bytes()).map_err(|_| malformed())?;
+    let info =
+        EncryptedPrivateKeyInfoRef::try_from(document.as_bytes()).map_err(|_| malformed())?;
     // A wrong passphrase shows in the padding, or in a key that does not parse.
     let wrong = || KeyError::Passphrase { path: path.to_owned() };
     let opened = info.decrypt(passphrase).map_err(|_| wrong())?;

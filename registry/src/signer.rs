@@ -122,10 +122,10 @@ fn read_file(path: &Path) -> Result<Zeroizing<String>, Problem> {
     fs::File::open(path)
         .and_then(|file| file.take(MAX_PASSPHRASE + 1).read_to_string(&mut text))
         .map_err(|error| {
-            Problem::from_error(Kind::Runtime, "passphrase", &error)
-                .because(format!("while reading `{}`", path.display()))
-                .leaves("nothing changed")
-        })?;
+        Problem::from_error(Kind::Runtime, "passphrase", &error)
+            .because(format!("while reading `{}`", path.display()))
+            .leaves("nothing changed")
+    })?;
     if text.len() as u64 > MAX_PASSPHRASE {
         let what = format!("`{}` is longer than a passphrase may be", path.display());
         return Err(Problem::new(Kind::Usage, "passphrase", what).leaves("nothing changed"));
