@@ -2,9 +2,12 @@
 //! caches.
 //!
 //! Knows store paths, archives and narinfos, never manifests. Blocking code runs wherever the
-//! caller puts it; only the network side is async. Start at [`local`].
+//! caller puts it; only the network side is async. Start at [`local`] for this
+//! machine's side, at [`cache`] for the network's.
 
 pub mod archive;
+pub mod cache;
+pub mod decompress;
 pub mod local;
 pub mod lock;
 pub mod profile;
