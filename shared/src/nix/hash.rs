@@ -97,11 +97,12 @@ impl Hash {
     pub fn parse(text: &str) -> Result<Self, HashError> {
         let at = text.find([':', '-']).ok_or_else(|| HashError::NoAlgorithm(text.to_owned()))?;
         let (name, rest) = text.split_at(at);
+        let (separator, rest) = rest.split_at(1);
         let algorithm =
             Algorithm::from_name(name).ok_or_else(|| HashError::Algorithm(name.to_owned()))?;
-        match rest.strip_prefix(':') {
-            Some(digits) => Self::parse_digits(algorithm, digits),
-            None => Self::parse_base64(algorithm, rest.trim_start_matches('-')),
+        match separator {
+            ":" => Self::parse_digits(algorithm, rest),
+            _ => Self::parse_base64(algorithm, rest),
         }
     }
 
@@ -322,6 +323,8 @@ mod tests {
             "sha256",
             "sha256:",
             "sha256-0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73",
+            "sha256--47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+            "sha256:-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
             "sha257:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73",
             "sha1:da39a3ee5e6b4b0d3255bfef95601890afd80709",
             "blake3:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
