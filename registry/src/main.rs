@@ -9,6 +9,7 @@ use clap::Parser as _;
 
 mod cli;
 mod config;
+mod diff;
 mod files;
 mod keys;
 mod output;
