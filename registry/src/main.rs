@@ -13,6 +13,7 @@ mod diff;
 mod files;
 mod keys;
 mod output;
+mod preflight;
 mod signer;
 
 fn main() -> ExitCode {
