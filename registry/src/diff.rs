@@ -183,9 +183,10 @@ fn compare(name: &str, old: &Versions<'_>, new: &Versions<'_>) -> Package {
 
 /// Splits as Nix does: the version starts behind the first `-` that no letter follows.
 fn split_name(name: &str) -> (&str, &str) {
-    let dash = name.match_indices('-').map(|(at, _)| at).find(|at| {
-        name.as_bytes().get(at + 1).is_some_and(|next| !next.is_ascii_alphabetic())
-    });
+    let dash = name
+        .match_indices('-')
+        .map(|(at, _)| at)
+        .find(|at| name.as_bytes().get(at + 1).is_some_and(|next| !next.is_ascii_alphabetic()));
     dash.and_then(|at| Some((name.get(..at)?, name.get(at + 1..)?))).unwrap_or((name, ""))
 }
 
@@ -202,7 +203,9 @@ mod tests {
         };
         paths
             .iter()
-            .map(|(letter, name, nar, file)| (path(*letter, name), Weight { nar: *nar, file: *file }))
+            .map(|(letter, name, nar, file)| {
+                (path(*letter, name), Weight { nar: *nar, file: *file })
+            })
             .collect()
     }
 

@@ -181,9 +181,8 @@ mod tests {
         let hash = Sha256::of(bytes);
         let address = ContentAddress::parse(&format!("fixed:r:{hash}")).unwrap();
         let itself = &mut offer.narinfo.info;
-        itself.path = address
-            .store_path("web-1", &BTreeSet::new(), itself.self_reference())
-            .unwrap();
+        itself.path =
+            address.store_path("web-1", &BTreeSet::new(), itself.self_reference()).unwrap();
         itself.content_address = Some(address);
         offer
     }

@@ -1,0 +1,224 @@
+//! Reading what a registry publishes, over HTTP or from its folder, and speaking to its API.
+//!
+//! Nothing that comes from here is believed before it is verified.
+
+use std::{
+    io::{self, Read as _},
+    path::PathBuf,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use reqwest::{Method, RequestBuilder, Response, StatusCode, header, redirect};
+use serde::{Serialize, de::DeserializeOwned};
+use shared::problem::{Kind, Problem};
+
+/// The longest answer of the API that is read.
+const MAX_ANSWER: u64 = 16 * 1024 * 1024;
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long an answer may stand still.
+const STALL: Duration = Duration::from_secs(60);
+
+/// Why a published file could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    #[error("cannot reach `{url}`")]
+    Unreachable {
+        url: String,
+        #[source]
+        source: reqwest::Error,
+    },
+    #[error("`{url}` answers with status {status}")]
+    Status { url: String, status: StatusCode },
+    #[error("`{name}` is longer than {max} bytes")]
+    TooLong { name: String, max: u64 },
+    #[error("cannot read `{path}`")]
+    File {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ReadError {
+    /// Tells the error in full.
+    pub(crate) fn problem(&self) -> Problem {
+        let kind = match self {
+            Self::Unreachable { .. } | Self::Status { .. } => Kind::Unreachable,
+            Self::TooLong { .. } => Kind::Trust,
+            Self::File { .. } => Kind::Runtime,
+        };
+        let problem = Problem::from_error(kind, "unreadable", self).leaves("nothing changed");
+        if kind == Kind::Unreachable {
+            return problem
+                .fix("check the address with --registry URL")
+                .next("registry config show");
+        }
+        problem
+    }
+}
+
+/// Where the published files of a realm are read from.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// A registry, or any web server that mirrors it.
+    Http(Client),
+    /// The folder `r/<realm>` of a server's data, or a copy of it.
+    Folder(PathBuf),
+}
+
+impl Source {
+    /// Reads a file by its name below the realm, or finds that there is none.
+    ///
+    /// # Errors
+    /// When the source cannot be reached, or the file is longer than `max` bytes.
+    pub(crate) async fn get(&self, name: &str, max: u64) -> Result<Option<Bytes>, ReadError> {
+        match self {
+            Self::Http(client) => client.file(name, max).await,
+            Self::Folder(folder) => {
+                let path = folder.join(name);
+                let read = read_file(path.clone(), max);
+                match read.map_err(|source| ReadError::File { path, source })? {
+                    Some(bytes) if bytes.len() as u64 > max => {
+                        Err(ReadError::TooLong { name: name.to_owned(), max })
+                    }
+                    bytes => Ok(bytes.map(Bytes::from)),
+                }
+            }
+        }
+    }
+}
+
+/// A client of one realm of one registry.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: String,
+    realm: String,
+}
+
+impl Client {
+    /// Prepares to speak with the registry at `base`, a URL without a slash at its end.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub(crate) fn new(base: &str, realm: &str) -> Result<Self, Problem> {
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("shoal-registry/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT)
+            .read_timeout(STALL)
+            // A registry does not redirect; whoever does would be sent a signed role.
+            .redirect(redirect::Policy::none())
+            .build();
+        let http = http.map_err(|error| Problem::from_error(Kind::Runtime, "http", &error))?;
+        Ok(Self { http, base: base.to_owned(), realm: realm.to_owned() })
+    }
+
+    /// Asks the API of the realm: `path` is relative to `/api/v1/realms/<realm>/`.
+    ///
+    /// # Errors
+    /// The problem that the registry tells, or why there is no answer.
+    pub(crate) async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, Problem> {
+        self.answer(self.request(Method::GET, path)).await
+    }
+
+    /// Sends JSON to the API of the realm and reads JSON.
+    ///
+    /// # Errors
+    /// The problem that the registry tells, or why there is no answer.
+    pub(crate) async fn tell<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Problem> {
+        self.answer(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// Starts a request to the API of the realm.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = format!("{}/api/v1/realms/{}/{path}", self.base, self.realm);
+        self.http.request(method, url).header(header::ACCEPT, "application/json")
+    }
+
+    /// Sends a request and reads its answer, or the problem that is told instead.
+    ///
+    /// # Errors
+    /// The problem that the registry tells, or why there is no answer.
+    pub(crate) async fn answer<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<T, Problem> {
+        let response = request.send().await.map_err(|error| self.unreachable(error).problem())?;
+        let status = response.status();
+        let url = response.url().to_string();
+        let body = body(response, &url, MAX_ANSWER).await.map_err(|error| error.problem())?;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|error| {
+                Problem::from_error(Kind::Runtime, "answer", &error)
+                    .because(format!("while reading the answer of `{url}`"))
+                    .fix("use the same version of this program as the registry")
+            });
+        }
+        Err(serde_json::from_slice(&body)
+            .unwrap_or_else(|_| ReadError::Status { url, status }.problem()))
+    }
+
+    async fn file(&self, name: &str, max: u64) -> Result<Option<Bytes>, ReadError> {
+        let url = format!("{}/r/{}/{name}", self.base, self.realm);
+        let sent = self.http.get(&url).send().await;
+        let response = sent.map_err(|error| self.unreachable(error))?;
+        match response.status() {
+            StatusCode::OK => body(response, name, max).await.map(Some),
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
+            status => Err(ReadError::Status { url, status }),
+        }
+    }
+
+    fn unreachable(&self, source: reqwest::Error) -> ReadError {
+        ReadError::Unreachable { url: self.base.clone(), source: source.without_url() }
+    }
+}
+
+async fn body(mut response: Response, name: &str, max: u64) -> Result<Bytes, ReadError> {
+    let too_long = || ReadError::TooLong { name: name.to_owned(), max };
+    let mut body = Vec::new();
+    loop {
+        let chunk = response.chunk().await.map_err(|source| ReadError::Unreachable {
+            url: name.to_owned(),
+            source: source.without_url(),
+        })?;
+        let Some(chunk) = chunk else { return Ok(body.into()) };
+        if (body.len() + chunk.len()) as u64 > max {
+            return Err(too_long());
+        }
+        body.extend_from_slice(&chunk);
+    }
+}
+
+/// Reads at most one byte more than `max`.
+fn read_file(path: PathBuf, max: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_is_too_long_is_refused_and_a_missing_one_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a"), b"12345").unwrap();
+        let source = Source::Folder(folder.path().to_owned());
+        assert_eq!(source.get("a", 5).await.unwrap().unwrap(), "12345");
+        assert!(matches!(source.get("a", 4).await, Err(ReadError::TooLong { max: 4, .. })));
+        assert!(source.get("b", 4).await.unwrap().is_none());
+    }
+}
