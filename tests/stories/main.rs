@@ -1,1 +1,3 @@
-//! Skeleton.
+//! Stories: the real programs, against real Nix. One module for each part of the product.
+
+mod publish;
