@@ -1,3 +1,9 @@
-//! Stories: the real programs, against real Nix. One module for each part of the product.
+//! The stories: the real programs, as a person or systemd runs them, against real Nix.
+//!
+//! Each module is one story. They are `cfg(test)` so that what our lints allow in tests holds in
+//! their helpers too.
 
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
 mod publish;
