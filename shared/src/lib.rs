@@ -4,6 +4,20 @@
 //! needs of the world is an argument, so every rule here can be tested by a value. Start at
 //! [`nix`] for Nix's own formats.
 
+pub mod certificate;
+pub mod closure;
+pub mod feature;
+pub mod health;
+pub mod hints;
 pub mod human;
+pub mod id;
+pub mod json;
+pub mod manifest;
 pub mod nix;
+pub mod policy;
 pub mod problem;
+pub mod report;
+pub mod state_word;
+pub mod time;
+pub mod version;
+pub mod window;

@@ -1,0 +1,193 @@
+//! Strict reading of JSON that may come from an attacker.
+//!
+//! `serde_json` takes the last of two equal keys in a map; a signature checked over one reading
+//! must not meet a program with another. Here size, depth and every key are checked first.
+
+use std::{collections::BTreeSet, fmt};
+
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor},
+};
+
+/// Deepest nesting that any of our formats needs, with room.
+pub const MAX_DEPTH: usize = 24;
+
+/// Why bytes are not the JSON that was expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JsonError {
+    /// Longer than the format allows.
+    #[error("{actual} bytes where at most {max} are allowed")]
+    TooLong {
+        /// The limit in bytes.
+        max: usize,
+        /// The length in bytes.
+        actual: usize,
+    },
+    /// Not JSON, a repeated key, a fraction, too deep, or not of this shape.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// Reads JSON strictly.
+///
+/// # Errors
+///
+/// If the bytes are too long or no JSON, nest deeper than [`MAX_DEPTH`], repeat a key, hold a
+/// number that is no integer, or do not fit the type.
+pub fn read<T: DeserializeOwned>(bytes: &[u8], max_len: usize) -> Result<T, JsonError> {
+    check(bytes, max_len)?;
+    serde_json::from_slice(bytes).map_err(|error| JsonError::Invalid(error.to_string()))
+}
+
+/// Checks everything that [`read`] checks beside the type.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn check(bytes: &[u8], max_len: usize) -> Result<(), JsonError> {
+    if bytes.len() > max_len {
+        return Err(JsonError::TooLong { max: max_len, actual: bytes.len() });
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    Strict { depth: 0 }
+        .deserialize(&mut deserializer)
+        .and_then(|()| deserializer.end())
+        .map_err(|error| JsonError::Invalid(error.to_string()))
+}
+
+/// Reads an optional member that may be absent but not `null`.
+///
+/// # Errors
+///
+/// If it is there and not of the type.
+pub fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
+/// Reads a member that may be `null` but not absent.
+///
+/// `serde` makes every plain `Option` optional; naming this function takes that away.
+///
+/// # Errors
+///
+/// If it is neither `null` nor of the type.
+pub fn nullable<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::deserialize(deserializer)
+}
+
+/// Walks a value without keeping it.
+struct Strict {
+    depth: usize,
+}
+
+impl Strict {
+    fn deeper<E: serde::de::Error>(&self) -> Result<Self, E> {
+        if self.depth >= MAX_DEPTH {
+            return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH}")));
+        }
+        Ok(Self { depth: self.depth + 1 })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON with integers only")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(self.deeper()?)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        let mut keys = BTreeSet::new();
+        while let Some(key) = members.next_key::<String>()? {
+            if keys.contains(&key) {
+                let shown: String = key.chars().take(40).flat_map(char::escape_default).collect();
+                return Err(A::Error::custom(format_args!("key `{shown}` is repeated")));
+            }
+            keys.insert(key);
+            members.next_value_seed(self.deeper()?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        check(text.as_bytes(), 1000).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn takes_plain_json() {
+        let text = r#"{"a":[1,-2,null,true,"x",{"a":{}}],"b":18446744073709551615}"#;
+        assert_eq!(check(text.as_bytes(), text.len()), Ok(()));
+    }
+
+    #[test]
+    fn refuses_a_repeated_key_however_it_is_written() {
+        assert!(refused(r#"{"a":1,"a":1}"#).contains("repeated"));
+        assert!(refused(r#"[{"x":{"a":1,"\u0061":2}}]"#).contains("repeated"));
+    }
+
+    #[test]
+    fn refuses_numbers_that_are_no_integers() {
+        for text in ["1.0", "1e3", "[0.5]", "18446744073709551616"] {
+            assert!(refused(text).contains("integers only"), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_too_deep_too_long_or_followed_by_more() {
+        let deep = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(check(deep(MAX_DEPTH).as_bytes(), 1000), Ok(()));
+        assert!(refused(&deep(MAX_DEPTH + 2)).contains("deeper"));
+        assert_eq!(check(b"[1]", 2), Err(JsonError::TooLong { max: 2, actual: 3 }));
+        for text in ["", "{", "{} {}", "nul", "'a'", "[1,]", "\u{feff}{}"] {
+            refused(text);
+        }
+        assert!(check(b"\"\xff\"", 10).is_err());
+    }
+}
