@@ -6,6 +6,7 @@
 
 mod cli;
 mod output;
+mod state;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,471 @@
+//! What a profile on this host is doing, and what it does next: pure, total, without I/O.
+//!
+//! [`Profile`] is the whole truth about one profile and is what the journal holds. [`step`] takes
+//! it, an [`Event`] and the time, and answers with the next one and the [`Action`]s that lead on.
+//! Whoever drives it writes the new value down before it carries out an action, and tells the
+//! machine how the action ended. After a crash [`recover`] compares the value with the host.
+//!
+//! No I/O, no clock and no `_` in a match: a new state or event must be thought of everywhere.
+
+mod reason;
+mod recover;
+mod step;
+#[cfg(test)]
+mod tests;
+mod word;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use shared::id::{Digest, GroupName, ProfileName, UserName};
+use shared::nix::StorePath;
+use shared::state_word::StateWord;
+
+pub(crate) use self::reason::{Code, Persistence, Reason};
+pub(crate) use self::recover::recover;
+pub(crate) use self::step::step;
+pub(crate) use self::word::Explained;
+
+/// How often an interrupted switch is taken up again before it is rolled back.
+const MAX_STARTS: u32 = 2;
+
+/// Phases that the record of one attempt holds at most.
+const MAX_PHASES: usize = 24;
+
+/// Epoch and version of a manifest: what only rises. Ordered by epoch first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EpochVersion {
+    /// The owners raise it to recover from a stolen key.
+    pub(crate) epoch: u32,
+    /// The team raises it with each publish.
+    pub(crate) version: u32,
+}
+
+/// How a profile is put to work, as far as this agent can.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Activation {
+    /// The profile link alone.
+    None,
+    /// `bin/activate` and `bin/deactivate` of the root.
+    Exec {
+        /// Seconds that each of them may take.
+        timeout: u32,
+        /// The user that the policy names.
+        user: Option<UserName>,
+        /// Whether the owners gave the profile root's rights.
+        privileged: bool,
+    },
+}
+
+/// What a manifest wants of this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Wanted {
+    /// Epoch and version of the manifest.
+    pub(crate) version: EpochVersion,
+    /// The root that shall run.
+    pub(crate) path: StorePath,
+    /// Digest of its closure index.
+    pub(crate) closure: Digest,
+    /// How it is put to work.
+    pub(crate) activation: Activation,
+}
+
+/// What the profile link leads to; confirmed unless an attempt is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Running {
+    /// Epoch and version of its manifest; unknown if somebody else made the generation.
+    pub(crate) version: Option<EpochVersion>,
+    /// The root.
+    pub(crate) path: StorePath,
+    /// The number of the generation.
+    pub(crate) generation: u64,
+    /// How it was put to work.
+    pub(crate) activation: Activation,
+}
+
+/// What the signed documents and this host's configuration ask for, all taken together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Desired {
+    /// Run this.
+    Run {
+        /// What to run.
+        wanted: Wanted,
+    },
+    /// Stop the profile and remove it: `take = stop`, or retired with `stop`.
+    Stop {
+        /// The manifest that says so, if it was not the policy.
+        version: Option<EpochVersion>,
+        /// Who stops it.
+        reason: Reason,
+    },
+    /// Nothing for this host, which keeps what it runs and is content.
+    Keep {
+        /// The manifest that says so.
+        version: Option<EpochVersion>,
+        /// Why there is nothing.
+        reason: Reason,
+    },
+    /// Change nothing; the reason's code decides under which word.
+    Freeze {
+        /// Why.
+        reason: Reason,
+    },
+}
+
+/// What a switch leads to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "to", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Target {
+    /// A new generation with what the manifest wants.
+    Wanted {
+        /// What it wants.
+        wanted: Wanted,
+    },
+    /// An older generation, at the operator's word.
+    Generation {
+        /// The generation.
+        running: Running,
+    },
+    /// Nothing: the profile is stopped and removed.
+    Nothing,
+}
+
+/// One switch, from the moment it may change the host until it is confirmed or undone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Attempt {
+    /// Names it in logs and reports.
+    pub(crate) id: String,
+    /// What ran before, and runs again if it fails.
+    pub(crate) from: Option<Running>,
+    /// Where it leads.
+    pub(crate) target: Target,
+    /// The boot in which it began.
+    pub(crate) boot_id: String,
+    /// How often it was begun: more than once after a crash.
+    pub(crate) starts: u32,
+}
+
+/// The machine's state; each holds what only it needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum State {
+    /// Has not yet compared the journal with the host.
+    Starting,
+    /// Rests.
+    Steady {
+        /// What keeps it from what is wanted.
+        obstacle: Option<Obstacle>,
+    },
+    /// Substitutes the closure.
+    Fetching {
+        /// What is fetched.
+        wanted: Wanted,
+        /// How often it failed so far.
+        failures: u32,
+        /// The backoff, if it waits for the next try.
+        pause: Option<Pause>,
+    },
+    /// Has all it needs and waits for the gates: pin, signed hold, the host's one switch lock.
+    Staged {
+        /// Where the switch will lead.
+        target: Target,
+    },
+    /// Makes the generation and activates it.
+    Switching {
+        /// The switch.
+        attempt: Attempt,
+    },
+    /// Activated as far as possible without a reboot, and waits for one.
+    RebootPending {
+        /// The switch.
+        attempt: Attempt,
+        /// The new generation.
+        generation: u64,
+    },
+    /// Activated, and under health checks.
+    Confirming {
+        /// The switch.
+        attempt: Attempt,
+        /// The new generation.
+        generation: u64,
+    },
+    /// Activates again what ran before.
+    RollingBack {
+        /// The switch that failed.
+        attempt: Attempt,
+        /// Why it failed.
+        reason: Reason,
+    },
+    /// Changes nothing and says so loudly.
+    Failed {
+        /// What went wrong.
+        reason: Reason,
+        /// Only a manifest above this, or the operator, leads on; unknown after a lost journal.
+        above: Option<EpochVersion>,
+    },
+}
+
+/// Something that stands in the way of a fetch, and is not the caches' fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Obstacle {
+    /// What could not be fetched.
+    pub(crate) wanted: Wanted,
+    /// Why not.
+    pub(crate) reason: Reason,
+    /// When it is tried again.
+    pub(crate) until: Timestamp,
+    /// How often it failed so far.
+    pub(crate) failures: u32,
+}
+
+/// A backoff between two tries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pause {
+    /// When it ends.
+    pub(crate) until: Timestamp,
+    /// Why the last try failed.
+    pub(crate) reason: Reason,
+}
+
+/// A version that failed here: not taken again until a newer one or `agent retry`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Refused {
+    /// The version.
+    pub(crate) version: EpochVersion,
+    /// Why it failed.
+    pub(crate) reason: Reason,
+    /// When.
+    pub(crate) at: Timestamp,
+}
+
+/// A hold that somebody put on the profile on this host; outranks everything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pin {
+    /// Why.
+    pub(crate) reason: String,
+    /// Since when.
+    pub(crate) since: Timestamp,
+    /// Until when; for ever if absent.
+    pub(crate) until: Option<Timestamp>,
+}
+
+/// When the profile came into a state, for the report's `attempt`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Phase {
+    /// The state's word.
+    pub(crate) word: StateWord,
+    /// When it began.
+    pub(crate) at: Timestamp,
+}
+
+/// The last attempt, kept for the report after it has ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Record {
+    /// The attempt's id; empty until the switch begins.
+    pub(crate) id: String,
+    /// What it went through, oldest first.
+    pub(crate) phases: Vec<Phase>,
+    /// The last lines that the activation wrote.
+    pub(crate) log: String,
+}
+
+/// All that is known of one profile; the journal holds exactly this.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Profile {
+    /// The group whose manifest it follows; none for a profile that only a pin or a link names.
+    pub(crate) group: Option<GroupName>,
+    /// The profile's name.
+    pub(crate) name: ProfileName,
+    /// The machine's state.
+    pub(crate) state: State,
+    /// Since when the state's word is what it is.
+    pub(crate) since: Timestamp,
+    /// The last good generation; nothing before the first switch is confirmed.
+    pub(crate) running: Option<Running>,
+    /// Since when it is healthy.
+    pub(crate) healthy_since: Option<Timestamp>,
+    /// What was asked for last.
+    pub(crate) desired: Desired,
+    /// What the newest accepted manifest wants, also while something else holds the profile.
+    pub(crate) wanted: Option<Wanted>,
+    /// The highest version ever accepted; nothing below is.
+    pub(crate) floor: Option<EpochVersion>,
+    /// The version that failed here.
+    pub(crate) refused: Option<Refused>,
+    /// The last attempt.
+    pub(crate) record: Option<Record>,
+    /// The pin, as `pins.json` had it when last read.
+    #[serde(skip)]
+    pub(crate) pin: Option<Pin>,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The documents were read again, whatever came of it.
+    Desired(Desired),
+    /// Time passed, or a pin changed: look again whether something can go on.
+    Woke,
+    /// The closure is whole, valid and rooted.
+    Fetched(StorePath),
+    /// It could not be fetched.
+    FetchFailed(StorePath, Reason),
+    /// The driver holds the host's switch lock, and has read pin and link again.
+    LockTaken(Ticket),
+    /// The switch did all that it can do now; `None` if the target is nothing.
+    Activated(Option<u64>),
+    /// It needs a reboot to go on.
+    NeedsReboot(u64),
+    /// It failed; with the last lines of output.
+    ActivationFailed(Reason, String),
+    /// The one-shot boot entry has gone without a reboot into it.
+    BootEntryGone,
+    /// All checks passed for long enough; also when there are none.
+    Healthy,
+    /// They did not in time.
+    Unhealthy(Reason),
+    /// The previous generation is active again; `None` if there was none.
+    RolledBack,
+    /// It is not; with the last lines of output.
+    RollbackFailed(Reason, String),
+    /// The operator says: try again.
+    Retry,
+    /// The operator says: back to this generation.
+    RollBack(Running),
+}
+
+/// What the driver brings when it has the switch lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    /// A fresh id for the attempt.
+    pub(crate) id: String,
+    /// The current boot.
+    pub(crate) boot_id: String,
+    /// The profile's link, read under the lock.
+    pub(crate) link: Option<Link>,
+}
+
+/// What the driver shall do; it writes the journal first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Substitute and root the closure; ends in `Fetched` or `FetchFailed`. Changes no profile.
+    Fetch(Wanted),
+    /// Take the host's switch lock, read pin and link again; leads to `LockTaken`.
+    TakeLock,
+    /// Set the link and activate, under the lock; ends in `Activated`, `NeedsReboot` or
+    /// `ActivationFailed`. Idempotent.
+    Switch(Attempt),
+    /// Check health, under the lock; ends in `Healthy` or `Unhealthy`.
+    CheckHealth(Attempt),
+    /// Set the link back and activate what ran before, under the lock; ends in `RolledBack` or
+    /// `RollbackFailed`. Idempotent.
+    RollBack(Attempt),
+}
+
+/// Where a profile's link leads, as found on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// The number of the generation.
+    pub(crate) generation: u64,
+    /// The root.
+    pub(crate) path: StorePath,
+}
+
+/// The host as it is, for [`recover`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// The profile's link; `None` if there is none.
+    pub(crate) link: Option<Link>,
+    /// The current boot.
+    pub(crate) boot_id: String,
+}
+
+impl Profile {
+    /// Returns a profile of which nothing is known yet; [`recover`] comes next.
+    pub(crate) fn new(group: Option<GroupName>, name: ProfileName, now: Timestamp) -> Self {
+        Self {
+            group,
+            name,
+            state: State::Starting,
+            since: now,
+            running: None,
+            healthy_since: None,
+            desired: Desired::Freeze {
+                reason: Reason::new(Code::NoManifest, "nothing was read yet"),
+            },
+            wanted: None,
+            floor: None,
+            refused: None,
+            record: None,
+            pin: None,
+        }
+    }
+
+    /// Returns a profile whose journal was lost: it keeps what runs until the operator says
+    /// `retry`, or a manifest comes that is newer than the first one seen from now on.
+    pub(crate) fn lost(name: ProfileName, text: String, now: Timestamp) -> Self {
+        let reason = Reason::new(Code::JournalCorrupt, text);
+        Self { state: State::Failed { reason, above: None }, ..Self::new(None, name, now) }
+    }
+
+    /// Returns whether a pin holds the profile at this time.
+    pub(crate) fn is_pinned(&self, now: Timestamp) -> bool {
+        self.pin.as_ref().is_some_and(|pin| pin.holds(now))
+    }
+
+    /// Returns when the next [`Event::Woke`] is due, if one is.
+    pub(crate) fn wakes_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let pause = match &self.state {
+            State::Fetching { pause: Some(pause), .. } => Some(pause.until),
+            State::Steady { obstacle: Some(obstacle) } => Some(obstacle.until),
+            State::Starting
+            | State::Steady { obstacle: None }
+            | State::Fetching { pause: None, .. }
+            | State::Staged { .. }
+            | State::Switching { .. }
+            | State::RebootPending { .. }
+            | State::Confirming { .. }
+            | State::RollingBack { .. }
+            | State::Failed { .. } => None,
+        };
+        let unpin = self.pin.as_ref().filter(|pin| pin.holds(now)).and_then(|pin| pin.until);
+        [pause, unpin].into_iter().flatten().min()
+    }
+}
+
+impl Pin {
+    /// Returns whether it holds at this time.
+    pub(crate) fn holds(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+}
+
+impl Running {
+    /// Returns whether this is what the manifest wants, whatever its version.
+    ///
+    /// A root that did not change needs no switch, unless it is put to work in another way.
+    pub(crate) fn satisfies(&self, wanted: &Wanted) -> bool {
+        let same_way = match (&self.activation, &wanted.activation) {
+            (Activation::None, Activation::None) => true,
+            (
+                Activation::Exec { user, privileged, timeout: _ },
+                Activation::Exec { user: other_user, privileged: other, timeout: _ },
+            ) => user == other_user && privileged == other,
+            (Activation::None, Activation::Exec { .. })
+            | (Activation::Exec { .. }, Activation::None) => false,
+        };
+        self.path == wanted.path && same_way
+    }
+}

@@ -1,0 +1,163 @@
+//! Why a profile is not converged: a stable code for programs, a sentence for people.
+
+use serde::{Deserialize, Serialize};
+use shared::state_word::StateWord;
+
+/// Longest text of a reason in bytes: the whole report must stay below 64 KiB.
+const MAX_TEXT: usize = 1024;
+
+/// Why a profile is where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Reason {
+    /// The stable word for programs.
+    pub(crate) code: Code,
+    /// The sentence for people.
+    pub(crate) text: String,
+}
+
+/// The stable words. Each stands for one thing to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Code {
+    /// Signatures, fork, wrong realm.
+    Untrusted,
+    /// No source is fresh enough.
+    NoFreshSource,
+    /// The policy says `hold`.
+    PolicyHold,
+    /// The manifest's epoch is not the policy's.
+    Epoch,
+    /// No role that could publish it is delegated any more.
+    Revoked,
+    /// Somebody on the host holds it.
+    Pinned,
+    /// The journal has not been compared with the host yet.
+    Starting,
+    /// Nothing is published for this profile, or nothing was read yet.
+    NoManifest,
+    /// The policy does not list the profile, or this host does not allow it.
+    NotAllowed,
+    /// The policy says `stop`.
+    PolicyStop,
+    /// The team retired the profile.
+    Retired,
+    /// No entry matches this host.
+    NotForThisHost,
+    /// This agent cannot do what the manifest asks for.
+    Unsupported,
+    /// Two groups offer the profile.
+    ProfileClaimedTwice,
+    /// The manifest is older than one that was accepted.
+    VersionWentBack,
+    /// The closure index could not be had, or is not what the manifest says.
+    ClosureIndex,
+    /// A path is valid here with another hash.
+    Conflict,
+    /// No space, or less than what must stay free.
+    DiskFull,
+    /// Bytes from a cache were refused.
+    RefusedBytes,
+    /// The caches could not be reached, or have not all paths.
+    FetchFailed,
+    /// The store of this host failed.
+    StoreFailed,
+    /// The closure is there; the switch comes next.
+    Ready,
+    /// The fetch is under way.
+    InProgress,
+    /// `bin/activate` failed.
+    ActivationFailed,
+    /// `bin/activate` took too long.
+    ActivationTimeout,
+    /// `bin/deactivate` failed.
+    DeactivationFailed,
+    /// The user that the policy names cannot be used.
+    UserRefused,
+    /// Health checks did not pass.
+    HealthFailed,
+    /// A reboot comes next.
+    RebootNeeded,
+    /// The boot entry has gone.
+    BootEntryGone,
+    /// The switch was interrupted more than once.
+    Interrupted,
+    /// Going back failed as well.
+    RollbackFailed,
+    /// The journal could not be read.
+    JournalCorrupt,
+}
+
+/// Whether waiting a little may mend it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Persistence {
+    /// The next try may work: still `fetching`, in backoff.
+    Transient,
+    /// Something on this host, or in what was published, must change first: `waiting`.
+    Lasting,
+}
+
+impl Reason {
+    /// Makes a reason; text beyond the cap is cut.
+    pub(crate) fn new(code: Code, text: impl Into<String>) -> Self {
+        let mut text = text.into();
+        if text.len() > MAX_TEXT {
+            let end = (0..=MAX_TEXT).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+            text.truncate(end);
+        }
+        Self { code, text }
+    }
+}
+
+impl Code {
+    /// Returns the word that a profile has which changes nothing for this reason.
+    pub(crate) const fn word(self) -> StateWord {
+        match self {
+            Self::Untrusted => StateWord::Untrusted,
+            Self::NoFreshSource => StateWord::Stale,
+            Self::Pinned => StateWord::Pinned,
+            Self::PolicyHold | Self::Epoch | Self::Revoked => StateWord::Held,
+            Self::RollbackFailed | Self::DeactivationFailed | Self::JournalCorrupt => {
+                StateWord::Failed
+            }
+            Self::ActivationFailed
+            | Self::ActivationTimeout
+            | Self::UserRefused
+            | Self::HealthFailed
+            | Self::BootEntryGone
+            | Self::Interrupted => StateWord::RolledBack,
+            Self::RebootNeeded => StateWord::RebootPending,
+            Self::FetchFailed | Self::ClosureIndex | Self::InProgress => StateWord::Fetching,
+            Self::NotForThisHost | Self::Retired | Self::PolicyStop => StateWord::Converged,
+            Self::Starting
+            | Self::NoManifest
+            | Self::NotAllowed
+            | Self::Unsupported
+            | Self::ProfileClaimedTwice
+            | Self::VersionWentBack
+            | Self::Conflict
+            | Self::DiskFull
+            | Self::RefusedBytes
+            | Self::StoreFailed
+            | Self::Ready => StateWord::Waiting,
+        }
+    }
+
+    /// Returns whether a failed fetch with this code is worth a quick new try.
+    pub(crate) const fn persistence(self) -> Persistence {
+        match self.word() {
+            StateWord::Fetching => Persistence::Transient,
+            StateWord::Untrusted
+            | StateWord::Failed
+            | StateWord::RolledBack
+            | StateWord::Stale
+            | StateWord::Pinned
+            | StateWord::Held
+            | StateWord::RebootPending
+            | StateWord::Confirming
+            | StateWord::Switching
+            | StateWord::Waiting
+            | StateWord::Converged => Persistence::Lasting,
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What a profile is after a crash, a reboot or a stranger's hand.
+
+use jiff::Timestamp;
+
+use super::{
+    Action, Activation, Attempt, Code, Facts, Link, Profile, Reason, Running, State, Target,
+};
+
+/// Compares what the journal says with the host, and goes on from there.
+///
+/// The driver holds the switch lock. Always leads out of `Starting`.
+pub(crate) fn recover(profile: Profile, facts: &Facts, now: Timestamp) -> (Profile, Vec<Action>) {
+    let before = profile.explain(now).word;
+    let (mut profile, actions) = compare(profile, facts, now);
+    profile.note_word(before, now);
+    (profile, actions)
+}
+
+fn compare(mut profile: Profile, facts: &Facts, now: Timestamp) -> (Profile, Vec<Action>) {
+    match profile.state.clone() {
+        State::Switching { attempt } => resume_switch(profile, attempt, facts, now),
+        State::Confirming { attempt, generation } => {
+            if leads_to_target(&attempt, facts.link.as_ref()) {
+                profile.state = State::Confirming { attempt: attempt.clone(), generation };
+                return (profile, vec![Action::CheckHealth(attempt)]);
+            }
+            profile.attempt_failed(undone())
+        }
+        State::RebootPending { attempt, generation } => {
+            if facts.boot_id == attempt.boot_id {
+                return (profile, Vec::new());
+            }
+            if leads_to_target(&attempt, facts.link.as_ref()) {
+                profile.state = State::Confirming { attempt: attempt.clone(), generation };
+                return (profile, vec![Action::CheckHealth(attempt)]);
+            }
+            profile.attempt_failed(undone())
+        }
+        State::RollingBack { attempt, .. } => (profile, vec![Action::RollBack(attempt)]),
+        State::Failed { .. } => {
+            profile.observe(facts.link.as_ref());
+            (profile, Vec::new())
+        }
+        // A fetch starts again from what is valid by now; an operator's step back was not begun.
+        State::Starting
+        | State::Steady { obstacle: None }
+        | State::Fetching { .. }
+        | State::Staged { .. } => {
+            profile.observe(facts.link.as_ref());
+            profile.state = State::Steady { obstacle: None };
+            profile.decide(now)
+        }
+        State::Steady { obstacle: Some(_) } => {
+            profile.observe(facts.link.as_ref());
+            profile.decide(now)
+        }
+    }
+}
+
+/// A switch that was begun and not ended.
+fn resume_switch(
+    mut profile: Profile,
+    attempt: Attempt,
+    facts: &Facts,
+    now: Timestamp,
+) -> (Profile, Vec<Action>) {
+    let begun = match &attempt.target {
+        Target::Wanted { .. } | Target::Generation { .. } => {
+            leads_to_target(&attempt, facts.link.as_ref())
+        }
+        // Whether `bin/deactivate` ran cannot be seen from the link.
+        Target::Nothing => true,
+    };
+    if begun {
+        return profile.resume(attempt);
+    }
+    // The link was not moved, so nothing was activated: through the gates again.
+    profile.observe(facts.link.as_ref());
+    profile.state = State::Steady { obstacle: None };
+    profile.decide(now)
+}
+
+fn leads_to_target(attempt: &Attempt, link: Option<&Link>) -> bool {
+    match (&attempt.target, link) {
+        (Target::Wanted { wanted }, Some(link)) => link.path == wanted.path,
+        (Target::Generation { running }, Some(link)) => link.generation == running.generation,
+        (Target::Nothing, link) => link.is_none(),
+        (Target::Wanted { .. } | Target::Generation { .. }, None) => false,
+    }
+}
+
+fn undone() -> Reason {
+    Reason::new(Code::Interrupted, "the link was moved before the switch was confirmed")
+}
+
+impl Profile {
+    /// Takes what the link leads to as what runs, also if somebody else moved it.
+    pub(crate) fn observe(&mut self, link: Option<&Link>) {
+        let Some(link) = link else {
+            self.running = None;
+            self.healthy_since = None;
+            return;
+        };
+        let known = self.running.as_ref().is_some_and(|running| {
+            running.generation == link.generation && running.path == link.path
+        });
+        if !known {
+            self.healthy_since = None;
+            self.running = Some(Running {
+                version: None,
+                path: link.path.clone(),
+                generation: link.generation,
+                activation: Activation::None,
+            });
+        }
+    }
+}

@@ -1,0 +1,614 @@
+//! The machine against a model of a host, under random events, failures, strangers and crashes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
+use shared::id::{Digest, GroupName, ProfileName};
+use shared::nix::StorePath;
+use shared::state_word::StateWord;
+
+use super::*;
+
+fn path(name: u8) -> StorePath {
+    StorePath::from_base_name(&format!("{}-app-{name}", "0".repeat(32))).unwrap()
+}
+
+fn version(epoch: u32, version: u32) -> EpochVersion {
+    EpochVersion { epoch, version }
+}
+
+fn wanted(version: EpochVersion, root: u8) -> Wanted {
+    let activation = Activation::Exec { timeout: 10, user: None, privileged: false };
+    Wanted { version, path: path(root), closure: Digest::of(&[root]), activation }
+}
+
+fn run(number: u32, root: u8) -> Desired {
+    Desired::Run { wanted: wanted(version(0, number), root) }
+}
+
+fn freeze(code: Code) -> Desired {
+    Desired::Freeze { reason: Reason::new(code, "a test says so") }
+}
+
+fn stop() -> Desired {
+    Desired::Stop { version: None, reason: Reason::new(Code::PolicyStop, "a test says so") }
+}
+
+/// How an action ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Works,
+    Fails,
+    CrashBefore,
+    CrashBetween,
+    CrashAfter,
+}
+
+/// Something that may happen to the host.
+#[derive(Debug, Clone)]
+enum Happening {
+    Desired(Desired),
+    Acts(End),
+    Later(u16),
+    Pin,
+    Unpin,
+    Retry,
+    RollBack(u8),
+    Stranger(u8),
+}
+
+/// A host: what would be on its disk, and the machine that drives it.
+struct Host {
+    profile: Profile,
+    pending: Vec<Action>,
+    now: Timestamp,
+    pin: Option<Pin>,
+    generations: BTreeMap<u64, StorePath>,
+    link: Option<u64>,
+    /// What was activated last.
+    active: Option<StorePath>,
+    /// Roots that were healthy once, or that a stranger put there.
+    good: BTreeSet<StorePath>,
+    strangers: BTreeSet<u64>,
+    highest: Option<EpochVersion>,
+    attempts: u32,
+}
+
+impl Host {
+    fn new() -> Self {
+        let now = Timestamp::UNIX_EPOCH;
+        let name = ProfileName::parse("app").unwrap();
+        let group = GroupName::parse("lab").unwrap();
+        let mut host = Self {
+            profile: Profile::new(Some(group), name, now),
+            pending: Vec::new(),
+            now,
+            pin: None,
+            generations: BTreeMap::new(),
+            link: None,
+            active: None,
+            good: BTreeSet::new(),
+            strangers: BTreeSet::new(),
+            highest: None,
+            attempts: 0,
+        };
+        host.restart();
+        host
+    }
+
+    fn link(&self) -> Option<Link> {
+        let generation = self.link?;
+        Some(Link { generation, path: self.generations[&generation].clone() })
+    }
+
+    fn restart(&mut self) {
+        self.pending.clear();
+        self.profile.pin.clone_from(&self.pin);
+        let facts = Facts { link: self.link(), boot_id: "boot".into() };
+        let (profile, actions) = recover(self.profile.clone(), &facts, self.now);
+        assert_ne!(profile.state, State::Starting);
+        self.take(profile, actions);
+    }
+
+    fn feed(&mut self, event: Event) {
+        self.profile.pin.clone_from(&self.pin);
+        let (profile, actions) = step(self.profile.clone(), event, self.now);
+        self.take(profile, actions);
+    }
+
+    fn take(&mut self, profile: Profile, actions: Vec<Action>) {
+        let json = serde_json::to_string(&profile).unwrap();
+        let mut read: Profile = serde_json::from_str(&json).unwrap();
+        read.pin.clone_from(&self.pin);
+        assert_eq!(read, profile, "the journal holds all of it");
+        assert!(profile.floor >= self.profile.floor, "the floor only rises");
+        for action in &actions {
+            if let Action::Switch(Attempt { target: Target::Wanted { wanted }, starts, .. }) =
+                action
+            {
+                assert!(*starts > 1 || !profile.is_pinned(self.now), "no switch past a pin");
+                assert!(Some(wanted.version) >= self.highest, "no switch below the floor");
+                if *starts == 1 {
+                    let asked = Desired::Run { wanted: wanted.clone() };
+                    assert_eq!(profile.desired, asked, "no switch that nobody asks for");
+                    self.highest = Some(wanted.version);
+                }
+                let refused = profile.refused.as_ref().map(|refused| refused.version);
+                assert!(refused < Some(wanted.version), "no switch to what is refused");
+            }
+        }
+        self.pending.extend(actions);
+        self.profile = profile;
+        self.check();
+    }
+
+    /// What holds at every moment.
+    fn check(&self) {
+        let explained = self.profile.explain(self.now);
+        if explained.word != StateWord::Converged {
+            assert!(explained.reason.is_some(), "{explained:?}");
+            assert!(explained.next.is_some(), "{explained:?}");
+        }
+        let resting = matches!(
+            self.profile.state,
+            State::Steady { .. } | State::Fetching { .. } | State::Staged { .. }
+        );
+        if let (true, Some(link)) = (resting, self.link()) {
+            assert!(self.good.contains(&link.path), "rests on a bad generation");
+        }
+        if explained.word == StateWord::Converged
+            && let Desired::Run { wanted } = &self.profile.desired
+        {
+            assert_eq!(self.link().unwrap().path, wanted.path);
+            let strange = self.strangers.contains(&self.link.unwrap());
+            assert!(strange || self.active == Some(wanted.path.clone()), "converged, not active");
+        }
+    }
+
+    fn set_link(&mut self, root: &StorePath) -> u64 {
+        let last = self.generations.last_key_value().map(|(number, path)| (*number, path.clone()));
+        let generation = match last {
+            Some((number, path)) if path == *root => number,
+            Some((number, _)) => number + 1,
+            None => 1,
+        };
+        self.generations.insert(generation, root.clone());
+        self.link = Some(generation);
+        generation
+    }
+
+    fn act(&mut self, end: End) {
+        if self.pending.is_empty() {
+            return;
+        }
+        if end == End::CrashBefore {
+            return self.restart();
+        }
+        let event = match self.pending.remove(0) {
+            Action::Fetch(wanted) if end == End::Fails => {
+                let code = if wanted.closure == Digest::of(&[1]) {
+                    Code::FetchFailed
+                } else {
+                    Code::DiskFull
+                };
+                Event::FetchFailed(wanted.path, Reason::new(code, "a test says so"))
+            }
+            Action::Fetch(wanted) => Event::Fetched(wanted.path),
+            Action::TakeLock => {
+                self.attempts += 1;
+                let id = self.attempts.to_string();
+                Event::LockTaken(Ticket { id, boot_id: "boot".into(), link: self.link() })
+            }
+            Action::Switch(attempt) => match self.switch(&attempt, end) {
+                Some(event) => event,
+                None => return self.restart(),
+            },
+            Action::CheckHealth(_) if end == End::Fails => {
+                Event::Unhealthy(Reason::new(Code::HealthFailed, "a test says so"))
+            }
+            Action::CheckHealth(attempt) => {
+                if end == End::Works {
+                    self.good.extend(self.link().map(|link| link.path));
+                    drop(attempt);
+                }
+                Event::Healthy
+            }
+            Action::RollBack(attempt) => match self.roll_back(&attempt, end) {
+                Some(event) => event,
+                None => return self.restart(),
+            },
+        };
+        match end {
+            End::CrashAfter | End::CrashBetween => self.restart(),
+            End::Works | End::Fails | End::CrashBefore => self.feed(event),
+        }
+    }
+
+    fn switch(&mut self, attempt: &Attempt, end: End) -> Option<Event> {
+        let failed =
+            || Event::ActivationFailed(Reason::new(Code::ActivationFailed, "test"), "log".into());
+        match &attempt.target {
+            Target::Nothing if end == End::Fails => return Some(failed()),
+            Target::Nothing => {
+                self.active = None;
+                if end == End::CrashBetween {
+                    return None;
+                }
+                self.link = None;
+                self.generations.clear();
+                return Some(Event::Activated(None));
+            }
+            Target::Wanted { wanted } => {
+                self.set_link(&wanted.path);
+            }
+            Target::Generation { running } => {
+                assert!(self.generations.contains_key(&running.generation));
+                self.link = Some(running.generation);
+            }
+        }
+        if end == End::CrashBetween {
+            return None;
+        }
+        self.active = self.link().map(|link| link.path);
+        self.strangers.remove(&self.link?);
+        if end == End::Fails { Some(failed()) } else { Some(Event::Activated(self.link)) }
+    }
+
+    fn roll_back(&mut self, attempt: &Attempt, end: End) -> Option<Event> {
+        self.link = attempt.from.as_ref().map(|running| running.generation);
+        if let Some(link) = self.link {
+            assert!(self.generations.contains_key(&link), "the previous generation is there");
+        }
+        if end == End::CrashBetween {
+            return None;
+        }
+        self.active = self.link().map(|link| link.path);
+        if end == End::Fails {
+            return Some(Event::RollbackFailed(
+                Reason::new(Code::ActivationFailed, "test"),
+                String::new(),
+            ));
+        }
+        Some(Event::RolledBack)
+    }
+
+    fn happens(&mut self, happening: Happening) {
+        match happening {
+            Happening::Desired(desired) => self.feed(Event::Desired(desired)),
+            Happening::Acts(end) => self.act(end),
+            Happening::Later(seconds) => {
+                self.now = self.now.checked_add(SignedDuration::from_secs(seconds.into())).unwrap();
+                self.feed(Event::Woke);
+            }
+            Happening::Pin => {
+                self.pin = Some(Pin { reason: "a test".into(), since: self.now, until: None });
+            }
+            Happening::Unpin => {
+                self.pin = None;
+                self.feed(Event::Woke);
+            }
+            Happening::Retry => self.feed(Event::Retry),
+            Happening::RollBack(choice) => self.operator_goes_back(choice),
+            Happening::Stranger(root) => {
+                // Between two of our switches, as `nix-env --set` might.
+                if matches!(self.profile.state, State::Steady { .. } | State::Staged { .. }) {
+                    self.good.insert(path(root));
+                    let generation = self.set_link(&path(root));
+                    self.active = Some(path(root));
+                    self.strangers.insert(generation);
+                    self.restart();
+                }
+            }
+        }
+    }
+
+    fn operator_goes_back(&mut self, choice: u8) {
+        let good: Vec<_> =
+            self.generations.iter().filter(|(_, path)| self.good.contains(*path)).collect();
+        if good.is_empty() {
+            return;
+        }
+        let (generation, root) = good[usize::from(choice) % good.len()];
+        let running = Running {
+            version: None,
+            path: root.clone(),
+            generation: *generation,
+            activation: Activation::None,
+        };
+        self.pin = Some(Pin { reason: "a test".into(), since: self.now, until: None });
+        self.feed(Event::RollBack(running));
+    }
+
+    /// Everything works from now on.
+    fn settle(&mut self) {
+        for _ in 0..40 {
+            if self.pending.is_empty() {
+                return;
+            }
+            self.act(End::Works);
+        }
+        panic!("does not come to rest: {:?}", self.profile);
+    }
+}
+
+fn desired() -> impl Strategy<Value = Desired> {
+    let run = (0_u32..3, 1_u32..20, 0_u8..4).prop_map(|(epoch, number, root)| Desired::Run {
+        wanted: wanted(version(epoch, number), root),
+    });
+    let codes = [
+        Code::PolicyHold,
+        Code::Epoch,
+        Code::Untrusted,
+        Code::NoFreshSource,
+        Code::Unsupported,
+        Code::ProfileClaimedTwice,
+    ];
+    prop_oneof![
+        8 => run,
+        1 => prop::sample::select(codes.to_vec()).prop_map(freeze),
+        1 => Just(stop()),
+    ]
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let end = prop_oneof![
+        6 => Just(End::Works),
+        2 => Just(End::Fails),
+        1 => Just(End::CrashBefore),
+        1 => Just(End::CrashBetween),
+        1 => Just(End::CrashAfter),
+    ];
+    prop_oneof![
+        6 => desired().prop_map(Happening::Desired),
+        20 => end.prop_map(Happening::Acts),
+        2 => any::<u16>().prop_map(Happening::Later),
+        1 => Just(Happening::Pin),
+        2 => Just(Happening::Unpin),
+        1 => Just(Happening::Retry),
+        1 => any::<u8>().prop_map(Happening::RollBack),
+        1 => (0_u8..4).prop_map(Happening::Stranger),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_host_always_keeps_a_good_generation_and_converges_when_things_work_again(
+        happenings in prop::collection::vec(happening(), 0..80),
+        root in 0_u8..4,
+    ) {
+        let mut host = Host::new();
+        for happening in happenings {
+            host.happens(happening);
+        }
+        host.pin = None;
+        host.restart();
+        host.feed(Event::Desired(Desired::Run { wanted: wanted(version(3, 1), root) }));
+        host.settle();
+        host.feed(Event::Desired(Desired::Run { wanted: wanted(version(3, 2), root) }));
+        host.settle();
+        prop_assert_eq!(host.profile.explain(host.now).word, StateWord::Converged);
+        prop_assert_eq!(host.link().unwrap().path, path(root));
+    }
+}
+
+#[test]
+fn a_first_switch_goes_through_every_state_to_converged() {
+    let mut host = Host::new();
+    host.feed(Event::Desired(run(1, 1)));
+    let mut words = vec![host.profile.explain(host.now).word];
+    while !host.pending.is_empty() {
+        host.act(End::Works);
+        words.push(host.profile.explain(host.now).word);
+    }
+    use StateWord::{Confirming, Converged, Fetching, Switching, Waiting};
+    assert_eq!(words, [Fetching, Waiting, Switching, Confirming, Converged]);
+    assert_eq!(host.profile.running.as_ref().unwrap().version, Some(version(0, 1)));
+}
+
+fn converged_on(number: u32, root: u8) -> Host {
+    let mut host = Host::new();
+    host.feed(Event::Desired(run(number, root)));
+    host.settle();
+    assert_eq!(host.profile.explain(host.now).word, StateWord::Converged);
+    host
+}
+
+fn until_switching(host: &mut Host) {
+    while !matches!(host.pending.first(), Some(Action::Switch(_))) {
+        host.act(End::Works);
+    }
+}
+
+#[test]
+fn a_failed_version_is_rolled_back_and_refused_until_a_newer_one_or_retry() {
+    let mut host = converged_on(1, 1);
+    host.feed(Event::Desired(run(2, 2)));
+    until_switching(&mut host);
+    host.act(End::Fails);
+    host.settle();
+    let explained = host.profile.explain(host.now);
+    assert_eq!(explained.word, StateWord::RolledBack);
+    assert_eq!(explained.reason.unwrap().code, Code::ActivationFailed);
+    assert_eq!(explained.next.unwrap(), "agent retry app");
+    assert_eq!(host.active, Some(path(1)));
+
+    host.feed(Event::Desired(run(2, 2)));
+    assert!(host.pending.is_empty(), "not tried again by itself");
+    host.feed(Event::Retry);
+    host.settle();
+    assert_eq!(host.active, Some(path(2)));
+
+    host.feed(Event::Desired(run(3, 3)));
+    until_switching(&mut host);
+    host.act(End::Fails);
+    host.settle();
+    host.feed(Event::Desired(run(4, 3)));
+    host.settle();
+    assert_eq!(host.active, Some(path(3)));
+}
+
+#[test]
+fn an_older_version_is_not_taken() {
+    let mut host = converged_on(5, 1);
+    host.feed(Event::Desired(run(4, 2)));
+    let explained = host.profile.explain(host.now);
+    assert_eq!(explained.reason.unwrap().code, Code::VersionWentBack);
+    assert!(host.pending.is_empty());
+    let epoch = Desired::Run { wanted: wanted(version(1, 1), 2) };
+    host.feed(Event::Desired(epoch));
+    host.settle();
+    assert_eq!(host.active, Some(path(2)), "a higher epoch begins anew");
+}
+
+#[test]
+fn a_pin_lets_fetch_but_not_switch() {
+    let mut host = converged_on(1, 1);
+    host.happens(Happening::Pin);
+    host.feed(Event::Desired(run(2, 2)));
+    host.settle();
+    assert!(matches!(host.profile.state, State::Staged { .. }));
+    assert_eq!(host.profile.explain(host.now).word, StateWord::Pinned);
+    host.happens(Happening::Unpin);
+    host.settle();
+    assert_eq!(host.active, Some(path(2)));
+}
+
+#[test]
+fn a_pin_that_ends_wakes_the_profile() {
+    let mut host = converged_on(1, 1);
+    let until = host.now.checked_add(SignedDuration::from_secs(60)).unwrap();
+    host.pin = Some(Pin { reason: "until tea".into(), since: host.now, until: Some(until) });
+    host.feed(Event::Desired(run(2, 2)));
+    host.settle();
+    assert_eq!(host.profile.wakes_at(host.now), Some(until));
+    host.happens(Happening::Later(60));
+    host.settle();
+    assert_eq!(host.active, Some(path(2)));
+}
+
+#[test]
+fn a_signed_hold_keeps_what_runs_and_a_signed_stop_removes_it() {
+    let mut host = converged_on(1, 1);
+    host.feed(Event::Desired(run(2, 2)));
+    host.feed(Event::Desired(freeze(Code::PolicyHold)));
+    host.settle();
+    assert_eq!(host.profile.explain(host.now).word, StateWord::Held);
+    assert_eq!(host.active, Some(path(1)));
+    host.feed(Event::Desired(stop()));
+    host.settle();
+    assert_eq!(host.link(), None);
+    assert_eq!(host.active, None);
+    assert_eq!(host.profile.explain(host.now).word, StateWord::Converged);
+}
+
+#[test]
+fn a_stop_that_fails_is_loud_and_taken_up_by_retry_alone() {
+    let mut host = converged_on(1, 1);
+    host.feed(Event::Desired(stop()));
+    until_switching(&mut host);
+    host.act(End::Fails);
+    assert_eq!(host.profile.explain(host.now).word, StateWord::Failed);
+    host.feed(Event::Desired(stop()));
+    assert!(host.pending.is_empty());
+    host.feed(Event::Retry);
+    host.settle();
+    assert_eq!(host.link(), None);
+}
+
+#[test]
+fn a_failed_rollback_changes_nothing_more_until_a_newer_version_comes() {
+    let mut host = converged_on(1, 1);
+    host.feed(Event::Desired(run(2, 2)));
+    until_switching(&mut host);
+    host.act(End::Fails);
+    host.act(End::Fails);
+    let explained = host.profile.explain(host.now);
+    assert_eq!(explained.word, StateWord::Failed);
+    assert_eq!(explained.reason.unwrap().code, Code::RollbackFailed);
+    assert_eq!(host.link().unwrap().path, path(1));
+    host.feed(Event::Desired(run(2, 2)));
+    assert!(host.pending.is_empty());
+    host.feed(Event::Desired(run(3, 3)));
+    host.settle();
+    assert_eq!(host.active, Some(path(3)));
+}
+
+#[test]
+fn an_interrupted_switch_is_taken_up_once_and_then_rolled_back() {
+    let mut host = converged_on(1, 1);
+    host.feed(Event::Desired(run(2, 2)));
+    until_switching(&mut host);
+    host.act(End::CrashBetween);
+    assert!(matches!(host.pending.as_slice(), [Action::Switch(_)]));
+    host.act(End::CrashBetween);
+    assert!(matches!(host.pending.as_slice(), [Action::RollBack(_)]));
+    host.settle();
+    assert_eq!(host.active, Some(path(1)));
+    assert_eq!(host.profile.refused.as_ref().unwrap().reason.code, Code::Interrupted);
+}
+
+#[test]
+fn an_unchanged_root_takes_the_new_version_without_a_switch() {
+    let mut host = converged_on(1, 1);
+    host.feed(Event::Desired(run(2, 1)));
+    assert!(host.pending.is_empty());
+    assert_eq!(host.profile.running.as_ref().unwrap().version, Some(version(0, 2)));
+    assert_eq!(host.profile.explain(host.now).word, StateWord::Converged);
+}
+
+#[test]
+fn a_full_disk_waits_and_an_absent_cache_is_tried_again_with_growing_pauses() {
+    let mut host = Host::new();
+    host.feed(Event::Desired(run(1, 2)));
+    host.act(End::Fails);
+    let explained = host.profile.explain(host.now);
+    assert_eq!(
+        (explained.word, explained.reason.unwrap().code),
+        (StateWord::Waiting, Code::DiskFull)
+    );
+
+    let mut host = Host::new();
+    host.feed(Event::Desired(run(1, 1)));
+    let mut pauses = Vec::new();
+    for _ in 0..10 {
+        host.act(End::Fails);
+        assert_eq!(host.profile.explain(host.now).word, StateWord::Fetching);
+        let until = host.profile.wakes_at(host.now).unwrap();
+        pauses.push(until.duration_since(host.now).as_secs());
+        host.feed(Event::Woke);
+        assert!(host.pending.is_empty(), "too early");
+        host.now = until;
+        host.feed(Event::Woke);
+    }
+    assert_eq!(pauses, [15, 30, 60, 120, 240, 480, 960, 1800, 1800, 1800]);
+}
+
+#[test]
+fn what_a_stranger_put_there_is_what_a_failed_first_switch_goes_back_to() {
+    let mut host = Host::new();
+    host.happens(Happening::Stranger(3));
+    host.feed(Event::Desired(run(1, 1)));
+    until_switching(&mut host);
+    host.act(End::Fails);
+    host.settle();
+    assert_eq!(host.link().unwrap().path, path(3));
+}
+
+#[test]
+fn a_lost_journal_keeps_what_runs_until_the_operator_or_a_newer_version_says_otherwise() {
+    let mut host = converged_on(1, 1);
+    let name = ProfileName::parse("app").unwrap();
+    host.profile = Profile::lost(name, "line 1".into(), host.now);
+    host.restart();
+    assert_eq!(host.profile.running.as_ref().unwrap().path, path(1));
+    host.feed(Event::Desired(run(2, 2)));
+    assert_eq!(host.profile.explain(host.now).word, StateWord::Failed);
+    host.feed(Event::Desired(run(2, 2)));
+    assert!(host.pending.is_empty());
+    host.feed(Event::Desired(run(3, 2)));
+    host.settle();
+    assert_eq!(host.active, Some(path(2)));
+}
