@@ -19,7 +19,7 @@ use shared::nix::{
 };
 
 pub use body::{NarBody, NarReader, Pump};
-pub use http::{Network, NetworkOptions};
+pub use http::{Network, NetworkError, NetworkOptions};
 pub use info::{CacheInfo, CacheInfoError};
 pub use location::{Location, LocationError, NarUrlError};
 pub use upload::{CacheWriter, UploadError, Uploaded};
@@ -238,10 +238,35 @@ impl BinaryCache {
                 Ok(http.stream(full, url).await?.map(NarBody::http))
             }
             Transport::File(folder) => {
-                let opened = self.in_folder(folder, url, |file| Ok(file)).await?;
+                let opened = self.in_folder(folder, url, Ok).await?;
                 Ok(opened.map(NarBody::file))
             }
         }
+    }
+
+    /// Opens several caches at once; those that cannot be used are told apart, as errors.
+    ///
+    /// Each comes with a priority that outranks the one it claims. The order is that in which to
+    /// ask: by priority, then as given.
+    pub async fn open_all(
+        locations: &[(Location, Option<u32>)],
+        network: &Network,
+    ) -> (Vec<Self>, Vec<CacheError>) {
+        let opened = locations.iter().map(async |(location, priority)| {
+            let mut cache = Self::open(location, network).await?;
+            cache.info.priority = priority.or(cache.info.priority);
+            Ok(cache)
+        });
+        let (mut caches, mut errors) = (Vec::new(), Vec::new());
+        for result in futures_util::future::join_all(opened).await {
+            match result {
+                Ok(cache) => caches.push(cache),
+                Err(error) => errors.push(error),
+            }
+        }
+        // Nix counts a missing priority as 0 too.
+        caches.sort_by_key(|cache: &Self| cache.info.priority.unwrap_or(0));
+        (caches, errors)
     }
 
     fn bad_nar_url(&self, url: &str, source: NarUrlError) -> CacheError {

@@ -11,3 +11,4 @@ pub mod decompress;
 pub mod local;
 pub mod lock;
 pub mod profile;
+pub mod substitute;

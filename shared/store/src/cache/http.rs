@@ -28,7 +28,7 @@ pub struct NetworkOptions {
     pub ca_file: Option<PathBuf>,
     /// How long a connection may take to come about.
     pub connect_timeout: Duration,
-    /// How long an answer may stand still; there is no limit on how long a NAR may take.
+    /// How long an answer may stand still, and how long one that is no NAR may take.
     pub stall_timeout: Duration,
     /// How often a request is made before its cache counts as unreachable; at least 1.
     pub attempts: u32,
@@ -159,9 +159,10 @@ impl HttpCache {
         let url = self.base.join(file).map_err(|error| self.unreachable(file, error))?;
         let mut attempt = 1;
         loop {
-            let Some(mut response) = self.get(&url, file, absence, HeaderMap::new()).await? else {
-                return Ok(None);
-            };
+            let deadline = Some(self.network.stall_timeout);
+            let question =
+                Question { url: &url, file, absence, headers: HeaderMap::new(), deadline };
+            let Some(mut response) = self.get(question).await? else { return Ok(None) };
             self.refuse_encoding(&response, file)?;
             match read_capped(&mut response, limit).await {
                 Ok(Some(bytes)) => return Ok(Some(bytes)),
@@ -180,8 +181,14 @@ impl HttpCache {
 
     /// Begins to get a file of any size.
     pub(super) async fn stream(&self, url: Url, file: &str) -> Result<Option<Body>, CacheError> {
-        let response = self.get(&url, file, Absence::OrForbidden, HeaderMap::new()).await?;
-        let Some(response) = response else { return Ok(None) };
+        let question = Question {
+            url: &url,
+            file,
+            absence: Absence::OrForbidden,
+            headers: HeaderMap::new(),
+            deadline: None,
+        };
+        let Some(response) = self.get(question).await? else { return Ok(None) };
         self.refuse_encoding(&response, file)?;
         // A weak validator does not promise the same bytes.
         let validator = response.headers().get(ETAG).cloned();
@@ -198,18 +205,16 @@ impl HttpCache {
     }
 
     /// Asks until there is a final answer; nothing means absent.
-    async fn get(
-        &self,
-        url: &Url,
-        file: &str,
-        absence: Absence,
-        headers: HeaderMap,
-    ) -> Result<Option<Response>, CacheError> {
+    async fn get(&self, question: Question<'_>) -> Result<Option<Response>, CacheError> {
+        let Question { url, file, absence, headers, deadline } = question;
         let mut attempt = 1;
         loop {
-            let request = self.network.client.get(url.clone()).headers(headers.clone()).send();
+            let mut request = self.network.client.get(url.clone()).headers(headers.clone());
+            if let Some(deadline) = deadline {
+                request = request.timeout(deadline);
+            }
             let last = attempt >= self.network.attempts;
-            match request.await {
+            match request.send().await {
                 Ok(response) if response.status().is_success() => return Ok(Some(response)),
                 Ok(response) if is_absent(response.status(), absence) => return Ok(None),
                 Ok(response) if last || !is_transient(response.status()) => {
@@ -255,6 +260,17 @@ impl HttpCache {
         let (cache, file) = (self.name.to_string(), file.to_owned());
         CacheError::Unreachable { cache, file, source: source.into() }
     }
+}
+
+/// What to ask a cache for.
+struct Question<'a> {
+    url: &'a Url,
+    /// Its name in errors.
+    file: &'a str,
+    absence: Absence,
+    headers: HeaderMap,
+    /// When the whole answer has to be there.
+    deadline: Option<Duration>,
 }
 
 fn is_absent(status: StatusCode, absence: Absence) -> bool {
@@ -330,7 +346,14 @@ impl Body {
         let range = HeaderValue::try_from(format!("bytes={}-", self.received));
         headers.insert(RANGE, range.map_err(|error| self.cache.unreachable(&self.file, error))?);
         headers.insert(IF_RANGE, validator);
-        let response = self.cache.get(&self.url, &self.file, Absence::Plain, headers).await?;
+        let question = Question {
+            url: &self.url,
+            file: &self.file,
+            absence: Absence::Plain,
+            headers,
+            deadline: None,
+        };
+        let response = self.cache.get(question).await?;
         let expected = format!("bytes {}-", self.received);
         let continues = |response: &Response| {
             let range = response.headers().get(CONTENT_RANGE);

@@ -1,0 +1,310 @@
+//! Substitution: makes closures valid in the local store, from binary caches.
+//!
+//! What is to be had is pinned beforehand, path by path, by a [`ClosureIndex`]; caches only
+//! deliver. A path enters the store if its NAR has the pinned hash and size, and if it is content
+//! addressed or signed by a trusted key. Each path may come from another cache: one that fails or
+//! lies is named in the outcome, and the next one is asked. Everything becomes valid in one
+//! transaction at the end.
+//!
+//! Without an index, [`discover`] makes one from narinfos first. Start at [`run`].
+
+mod discover;
+mod error;
+mod fetch;
+mod offer;
+mod plan;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use shared::{
+    closure::{ClosureEntry, ClosureIndex},
+    hints::Hints,
+    nix::{PathInfo, StorePath, TrustedKeys},
+};
+
+use crate::{
+    archive::remove_tree,
+    cache::BinaryCache,
+    local::{LocalStore, PathLocks},
+};
+
+pub use discover::{Discovered, discover};
+pub use error::{Cause, Fault, FaultCause, SubstituteError};
+pub use plan::{Plan, plan};
+
+/// Where paths may come from, and whom to believe.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// The caches, the one to ask first at the front.
+    pub caches: Vec<BinaryCache>,
+    /// The keys that vouch for paths which are not content-addressed.
+    pub trusted: TrustedKeys,
+    /// What is said of where NARs are; verified or ignored, and may be left out.
+    pub hints: Vec<Hints>,
+}
+
+/// How much of the machine to use.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Most downloads at the same time.
+    pub connections: usize,
+    /// Most decoders at the same time; each takes a thread and up to some ten MiB.
+    pub decoders: usize,
+    /// Bytes that must stay free on the file system of the store.
+    pub min_free: u64,
+    /// How long to wait for others that are substituting or building the same paths.
+    pub patience: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            connections: 12,
+            // More than four would need more memory than is promised, for little gain.
+            decoders: cores.min(4),
+            min_free: 0,
+            patience: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// Something that happened on the way.
+#[derive(Debug, Clone, Copy)]
+pub enum Event<'a> {
+    /// The narinfos of so many paths were read, with no end known yet.
+    Discovered {
+        /// Paths so far.
+        paths: usize,
+    },
+    /// It is settled what will be fetched; these totals do not change.
+    Planned(&'a Plan),
+    /// A path begins to arrive.
+    Started {
+        /// The path.
+        path: &'a StorePath,
+        /// Where from.
+        cache: &'a str,
+        /// Size of its NAR in bytes.
+        nar_size: u64,
+    },
+    /// Bytes came from a cache.
+    Downloaded(u64),
+    /// Bytes of NARs were unpacked.
+    Unpacked(u64),
+    /// Bytes of NARs that were unpacked count no more: that path starts again.
+    Dropped(u64),
+    /// A path is on disk, though not yet valid.
+    Finished {
+        /// The path.
+        path: &'a StorePath,
+        /// Where from.
+        cache: &'a str,
+    },
+    /// A cache failed or lied; the next one is asked.
+    Faulty(&'a Fault),
+    /// All is on disk and becomes valid now.
+    Registering,
+}
+
+/// Hears of events, on any thread.
+pub type Observer = Arc<dyn Fn(Event<'_>) + Send + Sync>;
+
+/// How a substitution went that went well.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Paths that were fetched.
+    pub paths: usize,
+    /// Bytes of their NARs.
+    pub nar_size: u64,
+    /// Caches that failed or lied on the way.
+    pub faults: Vec<Fault>,
+}
+
+/// Makes `closures` valid in `store`.
+///
+/// The paths are kept from any garbage collector as long as this process lives.
+///
+/// # Errors
+/// When a path cannot be had, or the store fails. Nothing is valid then that is not whole with
+/// all it refers to; paths that had arrived in that sense stay, so that the next try is shorter.
+pub async fn run(
+    store: &Arc<LocalStore>,
+    closures: &[ClosureIndex],
+    sources: &Sources,
+    limits: &Limits,
+    observer: &Observer,
+) -> Result<Outcome, SubstituteError> {
+    let all: BTreeSet<StorePath> =
+        closures.iter().flat_map(ClosureIndex::entries).map(|entry| entry.path().clone()).collect();
+    let planned = {
+        let (store, closures) = (Arc::clone(store), closures.to_vec());
+        blocking(move || {
+            store.add_temp_roots(&all)?;
+            plan(&store, &closures)
+        })
+    }
+    .await?;
+    observer(Event::Planned(&planned));
+    if planned.missing.is_empty() {
+        return Ok(Outcome::default());
+    }
+    let locks = lock(store, &planned, limits).await?;
+    // While we waited, somebody else may have made some of it valid.
+    let planned = {
+        let (store, closures, min_free) = (Arc::clone(store), closures.to_vec(), limits.min_free);
+        blocking(move || {
+            let planned = plan(&store, &closures)?;
+            plan::check_space(&store, &planned, min_free)?;
+            Ok(planned)
+        })
+    }
+    .await?;
+    let queue: Vec<ClosureEntry<'_>> = planned
+        .missing
+        .iter()
+        .filter_map(|path| closures.iter().find_map(|closure| closure.get(path)))
+        .collect();
+    let run = fetch::Run::new(store, sources, limits, observer, Arc::clone(&locks));
+    let (arrived, failure) = fetch_all(&run, &queue, limits.connections).await;
+    let outcome = Outcome {
+        paths: arrived.len(),
+        nar_size: arrived.iter().map(|info| info.nar_size).sum(),
+        faults: run.into_faults(),
+    };
+    let store = Arc::clone(store);
+    let observer = Arc::clone(observer);
+    blocking(move || {
+        // Until here no other process may touch these paths.
+        let _locks = locks;
+        match failure {
+            None => {
+                observer(Event::Registering);
+                finish(&store, &arrived)
+            }
+            Some(error) => {
+                keep_what_is_whole(&store, &planned, arrived, &error);
+                Err(error)
+            }
+        }
+    })
+    .await?;
+    Ok(outcome)
+}
+
+/// Fetches until the queue is empty or something fails; then lets what is under way come to its
+/// end, so that nobody writes any more when this returns.
+async fn fetch_all(
+    run: &fetch::Run,
+    queue: &[ClosureEntry<'_>],
+    connections: usize,
+) -> (Vec<PathInfo>, Option<SubstituteError>) {
+    let mut waiting = queue.iter();
+    let mut running = FuturesUnordered::new();
+    let (mut arrived, mut failure) = (Vec::new(), None);
+    loop {
+        while failure.is_none() && running.len() < connections.max(1) {
+            let Some(entry) = waiting.next() else { break };
+            running.push(run.fetch(*entry));
+        }
+        match running.next().await {
+            Some(Ok(info)) => arrived.push(info),
+            Some(Err(error)) => {
+                run.cancel();
+                // What comes after the first failure follows from it.
+                failure.get_or_insert(error);
+            }
+            None => return (arrived, failure),
+        }
+    }
+}
+
+async fn lock(
+    store: &Arc<LocalStore>,
+    plan: &Plan,
+    limits: &Limits,
+) -> Result<Arc<PathLocks>, SubstituteError> {
+    let paths: BTreeSet<StorePath> = plan.missing.iter().cloned().collect();
+    let (store, patience) = (Arc::clone(store), limits.patience);
+    blocking(move || {
+        allow_open_files(paths.len());
+        Ok(Arc::new(store.lock_paths(&paths, patience)?))
+    })
+    .await
+}
+
+/// Asks for as many open files as the hard limit allows: every lock is one.
+fn allow_open_files(locks: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let needed = locks as u64 + 1024;
+    if limit.current.is_some_and(|current| current < needed) {
+        let current = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
+        // Refused only where the limit is not ours to change; opening a lock tells then.
+        let _refused = setrlimit(Resource::Nofile, Rlimit { current: Some(current), ..limit });
+    }
+}
+
+fn finish(store: &LocalStore, arrived: &[PathInfo]) -> Result<(), SubstituteError> {
+    let registered = store.register(arrived);
+    if registered.is_err() {
+        for info in arrived {
+            remove(store, &info.path);
+        }
+    }
+    Ok(registered?)
+}
+
+/// Makes those of the `arrived` valid that have everything they refer to, and removes the others.
+///
+/// A full disk is not made worse: then all are removed.
+fn keep_what_is_whole(
+    store: &LocalStore,
+    plan: &Plan,
+    mut arrived: Vec<PathInfo>,
+    error: &SubstituteError,
+) {
+    let mut absent: BTreeSet<StorePath> = plan.missing.iter().cloned().collect();
+    for info in arrived.iter().filter(|_| error.cause() != Cause::DiskFull) {
+        absent.remove(&info.path);
+    }
+    loop {
+        let is_whole =
+            |info: &PathInfo| !absent.contains(&info.path) && info.references.is_disjoint(&absent);
+        let (whole, broken): (Vec<_>, Vec<_>) = arrived.into_iter().partition(is_whole);
+        arrived = whole;
+        if broken.is_empty() {
+            break;
+        }
+        for info in broken {
+            remove(store, &info.path);
+            absent.insert(info.path);
+        }
+    }
+    if !arrived.is_empty()
+        && let Err(error) = finish(store, &arrived)
+    {
+        tracing::warn!(%error, "cannot keep the paths that arrived before the failure");
+    }
+}
+
+/// Removes a tree that is not valid; the garbage collector would find it as well.
+fn remove(store: &LocalStore, path: &StorePath) {
+    if let Err(error) = remove_tree(&store.real_path(path)) {
+        tracing::warn!(%path, %error, "cannot remove a path that is not valid");
+    }
+}
+
+/// Runs what blocks on a thread that may.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SubstituteError> + Send + 'static,
+) -> Result<T, SubstituteError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(SubstituteError::Worker(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

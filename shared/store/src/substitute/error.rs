@@ -1,0 +1,256 @@
+//! What goes wrong in a substitution, and whose fault it is.
+
+use std::{error::Error, fmt::Write as _};
+
+use shared::{
+    closure::ClosureError,
+    nix::{Sha256, StorePath, path_info::Untrusted},
+    problem::{Kind, Problem},
+};
+
+use crate::{
+    cache::CacheError,
+    local::{ImportError, LocalStoreError},
+};
+
+/// Why closures could not be made valid.
+#[derive(Debug, thiserror::Error)]
+pub enum SubstituteError {
+    /// A path is valid with another hash.
+    #[error("`{path}` is valid with NAR hash {valid}, but {wanted} is wanted")]
+    Conflict {
+        /// The path.
+        path: StorePath,
+        /// The hash in the store.
+        valid: Sha256,
+        /// The hash in the closure.
+        wanted: Sha256,
+    },
+    /// Two closures pin one path to different contents.
+    #[error("two closures want different contents of `{0}`")]
+    Disagreement(StorePath),
+    /// Paths refer to each other in a circle.
+    #[error("`{0}` refers to itself through other paths")]
+    Cycle(StorePath),
+    /// The paths that caches tell of are no closure.
+    #[error("what the caches tell of `{root}` is no closure")]
+    Closure {
+        /// The root.
+        root: StorePath,
+        /// What is wrong with it.
+        source: ClosureError,
+    },
+    /// Not enough space.
+    #[error("the closure needs {needed} bytes, and {free} are free")]
+    NoSpace {
+        /// Bytes that are needed, those included that must stay free.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// The file system of the store cannot be asked for its free space.
+    #[error("cannot see how much space is free for the store")]
+    FreeSpace(#[source] std::io::Error),
+    /// No cache delivers a path.
+    #[error("no cache delivers `{path}`")]
+    Path {
+        /// The path.
+        path: StorePath,
+        /// What happened with each cache.
+        faults: Vec<Fault>,
+    },
+    /// A path arrived, but could not be written here.
+    #[error("cannot take `{path}` into the store")]
+    Import {
+        /// The path.
+        path: StorePath,
+        /// What happened.
+        source: Box<ImportError>,
+    },
+    /// The local store failed.
+    #[error(transparent)]
+    Store(#[from] LocalStoreError),
+    /// A thread of ours died.
+    #[error("a worker thread died")]
+    Worker(#[source] tokio::task::JoinError),
+    /// Another path failed first.
+    #[error("given up because another path failed")]
+    GivenUp,
+}
+
+/// What to do about it, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// A path is valid here with other contents: somebody must decide.
+    Conflict,
+    /// The disk is too full.
+    DiskFull,
+    /// The bytes that were delivered are not those that were wanted.
+    RefusedBytes,
+    /// The caches could not be reached, or do not have everything: try again later.
+    FetchFailed,
+    /// The local store failed.
+    StoreFailed,
+}
+
+impl SubstituteError {
+    /// Returns what to do about it.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Conflict { .. } => Cause::Conflict,
+            Self::Disagreement(_) | Self::Cycle(_) | Self::Closure { .. } => Cause::RefusedBytes,
+            Self::NoSpace { .. } => Cause::DiskFull,
+            Self::Path { faults, .. } => {
+                let unreachable = faults.iter().any(|fault| fault.cause.is_unreachable());
+                let refused = faults.iter().any(|fault| fault.cause.is_lie());
+                if refused && !unreachable { Cause::RefusedBytes } else { Cause::FetchFailed }
+            }
+            Self::Store(LocalStoreError::Conflict { .. }) => Cause::Conflict,
+            Self::Store(LocalStoreError::Cycle(_)) => Cause::RefusedBytes,
+            Self::GivenUp => Cause::FetchFailed,
+            Self::FreeSpace(_) | Self::Import { .. } | Self::Store(_) | Self::Worker(_) => {
+                if is_disk_full(self) {
+                    Cause::DiskFull
+                } else {
+                    Cause::StoreFailed
+                }
+            }
+        }
+    }
+
+    /// Tells it in the form that both programs print.
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        let (kind, code) = match self.cause() {
+            Cause::Conflict => (Kind::Conflict, "conflict"),
+            Cause::DiskFull => (Kind::Runtime, "disk_full"),
+            Cause::RefusedBytes => (Kind::Trust, "refused_bytes"),
+            Cause::FetchFailed => (Kind::Unreachable, "fetch_failed"),
+            Cause::StoreFailed => (Kind::Runtime, "store_failed"),
+        };
+        let mut problem = Problem::from_error(kind, code, self);
+        if let Self::Path { faults, .. } = self {
+            problem.causes.extend(faults.iter().map(Fault::line));
+            if faults.is_empty() {
+                problem = problem.because("there is no cache to ask");
+            }
+        }
+        problem.leaves("nothing was switched; no path is valid that is not whole")
+    }
+}
+
+/// Looks for "no space" and "over quota" in the whole chain.
+fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+            return matches!(error.kind(), StorageFull | QuotaExceeded);
+        }
+        if let Some(rusqlite::Error::SqliteFailure(error, _)) = error.downcast_ref() {
+            return error.code == rusqlite::ErrorCode::DiskFull;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// A cache that failed or lied about a path.
+#[derive(Debug, thiserror::Error)]
+#[error("cache `{cache}` did not deliver `{path}`")]
+pub struct Fault {
+    /// The cache.
+    pub cache: String,
+    /// The path.
+    pub path: StorePath,
+    /// What happened.
+    #[source]
+    pub cause: FaultCause,
+}
+
+impl Fault {
+    /// Tells the fault with all its causes in one line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let mut line = format!("{}: {}", self.cache, self.cause);
+        let mut source = self.cause.source();
+        while let Some(cause) = source {
+            // Writing to a string cannot fail.
+            let _written = write!(line, ": {cause}");
+            source = cause.source();
+        }
+        line
+    }
+}
+
+/// What a cache did instead of delivering.
+#[derive(Debug, thiserror::Error)]
+pub enum FaultCause {
+    /// It does not have the path.
+    #[error("it does not have the path")]
+    Absent,
+    /// It has a narinfo, but not the NAR.
+    #[error("it has a narinfo, but no `{url}`")]
+    NarAbsent {
+        /// The NAR.
+        url: String,
+    },
+    /// It failed too often, and is not asked again.
+    #[error("it could not be reached before")]
+    Down,
+    /// It could not be reached, or answered nonsense.
+    #[error(transparent)]
+    Cache(CacheError),
+    /// Its narinfo is not what the closure pins.
+    #[error("it has {told} as {field}, but the closure wants {wanted}")]
+    Differs {
+        /// The field.
+        field: &'static str,
+        /// What the cache says.
+        told: String,
+        /// What the closure says.
+        wanted: String,
+    },
+    /// Nobody whom we trust vouches for what it has.
+    #[error(transparent)]
+    Untrusted(Untrusted),
+    /// The archive broke off on its way.
+    #[error("its archive broke off")]
+    Interrupted(#[source] Box<ImportError>),
+    /// The archive is not what it should be.
+    #[error("its archive is refused")]
+    Refused(#[source] Box<ImportError>),
+}
+
+impl FaultCause {
+    /// Returns whether the cache could not be reached.
+    #[must_use]
+    pub const fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Cache(error) => error.is_unreachable(),
+            Self::Down | Self::Interrupted(_) => true,
+            Self::Absent
+            | Self::NarAbsent { .. }
+            | Self::Differs { .. }
+            | Self::Untrusted(_)
+            | Self::Refused(_) => false,
+        }
+    }
+
+    /// Returns whether the cache delivered something that had to be refused.
+    #[must_use]
+    pub const fn is_lie(&self) -> bool {
+        match self {
+            Self::Cache(error) => !error.is_unreachable(),
+            Self::Differs { .. } | Self::Untrusted(_) | Self::Refused(_) => true,
+            Self::Absent | Self::NarAbsent { .. } | Self::Down | Self::Interrupted(_) => false,
+        }
+    }
+
+    /// Returns whether the cache is to blame, rather than merely without the path.
+    #[must_use]
+    pub const fn is_blame(&self) -> bool {
+        !matches!(self, Self::Absent | Self::Down)
+    }
+}

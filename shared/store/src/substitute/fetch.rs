@@ -1,0 +1,314 @@
+//! Fetching one path: from the first cache that delivers.
+
+use std::{
+    io::{self, Read},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use shared::{closure::ClosureEntry, nix::PathInfo};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::{Event, Fault, FaultCause, Limits, Observer, Sources, SubstituteError, offer::Offer};
+use crate::{
+    cache::{BinaryCache, CacheError, NarBody, NarReader},
+    decompress::decoder,
+    local::{ImportError, LocalStore, PathLocks},
+};
+
+/// After so many failures in a row a cache is left alone for the rest of the run.
+const PATIENCE: u32 = 3;
+/// How often the same NAR is begun anew when it breaks off on its way.
+const STARTS: u32 = 2;
+
+/// What the fetching of all paths has in common.
+pub(super) struct Run {
+    store: Arc<LocalStore>,
+    sources: Sources,
+    observer: Observer,
+    locks: Arc<PathLocks>,
+    decoders: Arc<Semaphore>,
+    failures: Vec<AtomicU32>,
+    cancelled: CancellationToken,
+    faults: Mutex<Vec<Fault>>,
+}
+
+/// Why an offer came to nothing.
+enum Failure {
+    /// The cache is to blame, or has nothing: the next one may do better.
+    Cache(FaultCause),
+    /// This machine is to blame: no cache would do better.
+    Here(SubstituteError),
+}
+
+impl From<FaultCause> for Failure {
+    fn from(cause: FaultCause) -> Self {
+        Self::Cache(cause)
+    }
+}
+
+impl Run {
+    pub(super) fn new(
+        store: &Arc<LocalStore>,
+        sources: &Sources,
+        limits: &Limits,
+        observer: &Observer,
+        locks: Arc<PathLocks>,
+    ) -> Self {
+        Self {
+            store: Arc::clone(store),
+            sources: sources.clone(),
+            observer: Arc::clone(observer),
+            locks,
+            decoders: Arc::new(Semaphore::new(limits.decoders.max(1))),
+            failures: sources.caches.iter().map(|_| AtomicU32::new(0)).collect(),
+            cancelled: CancellationToken::new(),
+            faults: Mutex::default(),
+        }
+    }
+
+    /// Makes every fetch that is under way end soon, and with an error.
+    pub(super) fn cancel(&self) {
+        self.cancelled.cancel();
+    }
+
+    /// Returns which caches failed or lied.
+    pub(super) fn into_faults(self) -> Vec<Fault> {
+        self.faults.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fetches one path from the first cache that delivers it.
+    pub(super) async fn fetch(&self, entry: ClosureEntry<'_>) -> Result<PathInfo, SubstituteError> {
+        let mut faults = Vec::new();
+        for (cache, failures) in self.sources.caches.iter().zip(&self.failures) {
+            let result = if failures.load(Ordering::Relaxed) >= PATIENCE {
+                Err(Failure::Cache(FaultCause::Down))
+            } else {
+                self.fetch_from(cache, &entry).await
+            };
+            let cause = match result {
+                Ok(info) => {
+                    failures.store(0, Ordering::Relaxed);
+                    (self.observer)(Event::Finished { path: entry.path(), cache: cache.name() });
+                    self.remember(faults);
+                    return Ok(info);
+                }
+                Err(Failure::Here(error)) => return Err(error),
+                Err(Failure::Cache(cause)) => cause,
+            };
+            if self.cancelled.is_cancelled() {
+                return Err(SubstituteError::GivenUp);
+            }
+            if cause.is_unreachable() {
+                failures.fetch_add(1, Ordering::Relaxed);
+            }
+            let cache = cache.name().to_owned();
+            let fault = Fault { cache, path: entry.path().clone(), cause };
+            if fault.cause.is_blame() {
+                (self.observer)(Event::Faulty(&fault));
+            }
+            faults.push(fault);
+        }
+        Err(SubstituteError::Path { path: entry.path().clone(), faults })
+    }
+
+    fn remember(&self, faults: Vec<Fault>) {
+        let mut all = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(faults.into_iter().filter(|fault| fault.cause.is_blame()));
+    }
+
+    /// Tries what hints say of a cache, then what the cache itself says.
+    async fn fetch_from(
+        &self,
+        cache: &BinaryCache,
+        entry: &ClosureEntry<'_>,
+    ) -> Result<PathInfo, Failure> {
+        let (hints, trusted) = (&self.sources.hints, &self.sources.trusted);
+        let hinted = Offer::from_hints(entry, hints, cache.name(), trusted);
+        let mut tried = None;
+        if let Some(offer) = hinted {
+            let url = offer.url.clone();
+            match self.take(cache, offer).await {
+                Err(Failure::Cache(cause)) if !self.cancelled.is_cancelled() => {
+                    tracing::debug!(path = %entry.path(), %cause, "a hint led nowhere");
+                    tried = Some((url, cause));
+                }
+                result => return result,
+            }
+        }
+        let narinfo = cache.narinfo(entry.path()).await.map_err(FaultCause::Cache)?;
+        let offer = Offer::from_narinfo(entry, narinfo.ok_or(FaultCause::Absent)?, trusted)?;
+        match tried {
+            // The cache itself says the same: asking it again would end in the same way.
+            Some((url, cause)) if url == offer.url => Err(cause.into()),
+            _ => self.take(cache, offer).await,
+        }
+    }
+
+    /// Downloads and imports what is offered.
+    async fn take(&self, cache: &BinaryCache, offer: Offer) -> Result<PathInfo, Failure> {
+        let Offer { info, url, compression } = offer;
+        let mut start = 1;
+        loop {
+            let body = tokio::select! {
+                body = cache.nar(&url) => body.map_err(FaultCause::Cache)?,
+                () = self.cancelled.cancelled() => return Err(SubstituteError::GivenUp.into()),
+            };
+            let body = body.ok_or_else(|| FaultCause::NarAbsent { url: url.clone() })?;
+            let (path, nar_size) = (&info.path, info.nar_size);
+            (self.observer)(Event::Started { path, cache: cache.name(), nar_size });
+            let unpacked = Arc::new(AtomicU64::new(0));
+            let import = Import {
+                info: info.clone(),
+                compression,
+                unpacked: Arc::clone(&unpacked),
+                observer: Arc::clone(&self.observer),
+            };
+            let error = match self.import(import, body).await? {
+                Ok(()) => return Ok(info),
+                Err(error) => error,
+            };
+            (self.observer)(Event::Dropped(unpacked.load(Ordering::Relaxed)));
+            match blame(error) {
+                Failure::Cache(FaultCause::Interrupted(_))
+                    if start < STARTS && !self.cancelled.is_cancelled() =>
+                {
+                    start += 1;
+                }
+                failure => return Err(failure),
+            }
+        }
+    }
+
+    /// Runs the network's side here and the rest on a thread that may block.
+    async fn import(
+        &self,
+        import: Import,
+        body: NarBody,
+    ) -> Result<Result<(), ImportError>, SubstituteError> {
+        let (reader, pump) = body.split();
+        let (store, locks) = (Arc::clone(&self.store), Arc::clone(&self.locks));
+        let decoders = Arc::clone(&self.decoders);
+        let work = async move {
+            // The semaphore is never closed; without a permit there would just be more threads.
+            let permit = decoders.acquire_owned().await.ok();
+            tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                import.run(&store, &locks, reader)
+            })
+            .await
+        };
+        let pump = async {
+            tokio::select! {
+                () = pump.run() => {}
+                // Without its pump the reader fails, and the import cleans up behind itself.
+                () = self.cancelled.cancelled() => {}
+            }
+        };
+        let (result, ()) = tokio::join!(work, pump);
+        result.map_err(SubstituteError::Worker)
+    }
+}
+
+impl From<SubstituteError> for Failure {
+    fn from(error: SubstituteError) -> Self {
+        Self::Here(error)
+    }
+}
+
+/// Decides whose fault a failed import is.
+fn blame(error: ImportError) -> Failure {
+    let refused = match &error {
+        ImportError::Source { source, .. } => {
+            !source.get_ref().is_some_and(|inner| inner.is::<CacheError>())
+        }
+        ImportError::Malformed { .. }
+        | ImportError::Size { .. }
+        | ImportError::Hash { .. }
+        | ImportError::ContentAddress { .. }
+        | ImportError::NotOneFile { .. } => true,
+        ImportError::Unpack { path, .. } | ImportError::AlreadyValid { path } => {
+            let path = path.clone();
+            return Failure::Here(SubstituteError::Import { path, source: Box::new(error) });
+        }
+        ImportError::Store(_) => {
+            return match error {
+                ImportError::Store(error) => Failure::Here(error.into()),
+                error => Failure::Cache(FaultCause::Refused(Box::new(error))),
+            };
+        }
+    };
+    let cause = if refused { FaultCause::Refused } else { FaultCause::Interrupted };
+    Failure::Cache(cause(Box::new(error)))
+}
+
+/// The blocking side of fetching one path.
+struct Import {
+    info: PathInfo,
+    compression: shared::nix::narinfo::Compression,
+    unpacked: Arc<AtomicU64>,
+    observer: Observer,
+}
+
+impl Import {
+    fn run(
+        self,
+        store: &LocalStore,
+        locks: &PathLocks,
+        reader: NarReader,
+    ) -> Result<(), ImportError> {
+        let observer = Arc::clone(&self.observer);
+        let downloaded =
+            Counted { inner: reader, count: move |bytes| observer(Event::Downloaded(bytes)) };
+        let source = |source| ImportError::Source { path: self.info.path.clone(), source };
+        let nar = decoder(self.compression, downloaded).map_err(source)?;
+        let count = |bytes| {
+            self.unpacked.fetch_add(bytes, Ordering::Relaxed);
+            (self.observer)(Event::Unpacked(bytes));
+        };
+        let nar = Counted { inner: nar, count };
+        let mut nar = Exactly { inner: nar, left: self.info.nar_size };
+        store.import(&self.info, &mut nar, locks)
+    }
+}
+
+/// Counts what passes.
+struct Counted<R, F> {
+    inner: R,
+    count: F,
+}
+
+impl<R: Read, F: FnMut(u64)> Read for Counted<R, F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        (self.count)(read as u64);
+        Ok(read)
+    }
+}
+
+/// Ends after `left` bytes, and fails if the input goes on or breaks behind them.
+///
+/// This bounds what a bomb can become, and lets a decoder check what it has at its end.
+struct Exactly<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Exactly<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        if most == 0 {
+            return Ok(0);
+        }
+        let read = self.inner.read(buffer.get_mut(..most).unwrap_or_default())?;
+        self.left -= read as u64;
+        if self.left == 0 && self.inner.read(&mut [0])? != 0 {
+            let what = "it goes on behind the size of its NAR";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(read)
+    }
+}
