@@ -1,6 +1,7 @@
 //! The command line: one file a command, one line here for each.
 
 mod completions;
+mod config;
 mod copy_closure;
 mod store;
 mod tuf_client;
@@ -67,6 +68,8 @@ pub(crate) enum Command {
     CopyClosure(copy_closure::CopyClosureArgs),
     #[command(subcommand)]
     Store(store::StoreCommand),
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     Completions(completions::CompletionsArgs),
     #[command(hide = true)]
     TufClient(tuf_client::TufClientArgs),
@@ -78,7 +81,6 @@ pub(crate) struct Context {
     /// Where data, talk, progress and problems go.
     pub(crate) output: Output,
     /// The `--config` flag, as given.
-    #[expect(dead_code, reason = "read by the commands that follow")]
     pub(crate) config: Option<PathBuf>,
 }
 
@@ -90,6 +92,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Probl
     match command {
         Command::CopyClosure(args) => copy_closure::run(args, context).await,
         Command::Store(command) => store::run(command, context).await,
+        Command::Config(command) => config::run(&command, context),
         Command::Completions(args) => completions::run(&args, context),
         Command::TufClient(args) => tuf_client::run(args, context).await,
     }

@@ -5,6 +5,10 @@
 //! authority over the host: it decides from signed data, its own configuration and its own clock.
 
 mod cli;
+mod client;
+mod config;
+mod files;
+mod identity;
 mod output;
 mod state;
 

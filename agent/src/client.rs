@@ -1,0 +1,3 @@
+//! The network side of trust.
+
+mod source;

@@ -1,0 +1,186 @@
+//! The registry and its mirrors as places that serve files.
+//!
+//! Nothing here is trusted: a source answers with bytes up to a cap, or not at all. Which bytes
+//! are believed is decided elsewhere.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::{Certificate, StatusCode, header, redirect};
+use url::Url;
+
+use crate::config::Registry;
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long a source may be silent in the middle of an answer.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// How long one file may take as a whole, so that no source can hold us by dripping bytes.
+const WHOLE_FILE: Duration = Duration::from_secs(300);
+
+/// How many redirects are followed, all within one origin.
+const MAX_REDIRECTS: usize = 5;
+
+/// Why a source gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SourceError {
+    /// No connection, or it broke.
+    #[error("cannot reach `{url}`")]
+    Unreachable { url: Url, source: reqwest::Error },
+    /// An answer that is neither the file nor its absence.
+    #[error("`{url}` answered {status}")]
+    Status { url: Url, status: StatusCode },
+    /// More bytes than this file may have.
+    #[error("`{url}` is larger than {max} bytes")]
+    TooLarge { url: Url, max: u64 },
+    /// The certificates for TLS cannot be used.
+    #[error("cannot use the certificates of `{}`", path.display())]
+    Certificates { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    /// The HTTP client cannot be made.
+    #[error("cannot prepare for HTTP")]
+    Client(#[source] reqwest::Error),
+}
+
+/// What a source says of a file.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The file is what we have.
+    NotModified,
+    /// The file.
+    Found(Vec<u8>),
+    /// There is no such file.
+    Absent,
+}
+
+/// One registry or mirror.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    http: reqwest::Client,
+    base: Url,
+}
+
+impl Source {
+    /// Prepares all configured sources, in their order.
+    pub(crate) fn all(registry: &Registry) -> Result<Vec<Self>, SourceError> {
+        let http = client(registry)?;
+        let source = |base: &Url| Self { http: http.clone(), base: base.clone() };
+        Ok(registry.urls.iter().map(source).collect())
+    }
+
+    /// Returns the address of this source.
+    pub(crate) const fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// Returns the HTTP client, for requests that are no files.
+    pub(crate) const fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    /// Returns the address of a path below this source.
+    pub(crate) fn url(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        let base = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{base}/{path}"));
+        url
+    }
+
+    /// Asks for a file of at most `max` bytes.
+    pub(crate) async fn get(&self, path: &str, max: u64) -> Result<Answer, SourceError> {
+        let url = self.url(path);
+        let request = self.http.get(url.clone()).timeout(WHOLE_FILE);
+        self.answer(url, request, max).await
+    }
+
+    /// Asks for a file unless it is still the one with this entity tag.
+    ///
+    /// A live registry holds the answer back for up to `wait` while nothing changes.
+    pub(crate) async fn get_if_changed(
+        &self,
+        path: &str,
+        max: u64,
+        tag: Option<&str>,
+        wait: Duration,
+    ) -> Result<Answer, SourceError> {
+        let mut url = self.url(path);
+        if tag.is_some() && !wait.is_zero() {
+            url.set_query(Some(&format!("wait={}", wait.as_secs())));
+        }
+        let mut request = self.http.get(url.clone()).timeout(WHOLE_FILE + wait);
+        if let Some(tag) = tag {
+            request = request.header(header::IF_NONE_MATCH, format!("\"{tag}\""));
+        }
+        self.answer(url, request, max).await
+    }
+
+    async fn answer(
+        &self,
+        url: Url,
+        request: reqwest::RequestBuilder,
+        max: u64,
+    ) -> Result<Answer, SourceError> {
+        let unreachable = |source: reqwest::Error| SourceError::Unreachable {
+            url: url.clone(),
+            source: source.without_url(),
+        };
+        let mut response = request.send().await.map_err(unreachable)?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_MODIFIED => return Ok(Answer::NotModified),
+            StatusCode::NOT_FOUND | StatusCode::GONE => return Ok(Answer::Absent),
+            status => return Err(SourceError::Status { url, status }),
+        }
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+            if (bytes.len() + chunk.len()) as u64 > max {
+                return Err(SourceError::TooLarge { url, max });
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(Answer::Found(bytes))
+    }
+}
+
+fn client(registry: &Registry) -> Result<reqwest::Client, SourceError> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("shoal-agent/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT)
+        // A long poll is silent for as long as we asked for.
+        .read_timeout(SILENCE + registry.wait)
+        .referer(false)
+        .redirect(redirect::Policy::custom(same_origin));
+    if let Some(path) = &registry.ca_file {
+        builder = builder.tls_certs_only(certificates(path)?);
+    } else if registry.urls.iter().all(|url| url.scheme() == "http") {
+        // A host without any certificates can still use plain HTTP: no signature depends on it.
+        builder = builder.tls_certs_only([]);
+    }
+    builder.build().map_err(SourceError::Client)
+}
+
+fn certificates(path: &std::path::Path) -> Result<Vec<Certificate>, SourceError> {
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| SourceError::Certificates {
+        path: path.to_owned(),
+        source,
+    };
+    let pem = std::fs::read(path).map_err(|error| failed(error.into()))?;
+    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| failed(error.into()))?;
+    if certificates.is_empty() {
+        return Err(failed("the file holds no certificate".into()));
+    }
+    Ok(certificates)
+}
+
+/// Follows redirects within one origin, so that no source can point us at another's network.
+fn same_origin(attempt: redirect::Attempt) -> redirect::Action {
+    let first = attempt.previous().first().map(Url::origin);
+    if first.is_none_or(|origin| origin != attempt.url().origin()) {
+        return attempt.error("redirected to another origin");
+    }
+    if attempt.previous().len() > MAX_REDIRECTS {
+        return attempt.error("redirected too often");
+    }
+    attempt.follow()
+}

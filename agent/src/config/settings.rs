@@ -1,0 +1,315 @@
+//! The configuration as the program uses it: valid, and built once.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use shared::id::{Digest, GroupName, HostName, LabelName, LabelValue, ProfileName, RealmName};
+use shared::manifest::ActivationKind;
+use shared::nix::PublicKey;
+use url::Url;
+
+use super::ConfigError;
+use super::written::{self, Merged, Written};
+
+/// The longest time between two polls.
+const MAX_POLL: u32 = 24 * 3600;
+
+/// The longest time that a registry may hold a request.
+const MAX_WAIT: u32 = 600;
+
+/// Everything that the operator of this host decides.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The trust domain.
+    pub(crate) realm: RealmName,
+    /// The groups that this host follows.
+    pub(crate) groups: Vec<GroupName>,
+    /// Where the agent keeps its keys, its trust and its journal.
+    pub(crate) state_dir: PathBuf,
+    /// The name of this host, which manifests may match.
+    pub(crate) host: HostName,
+    /// The labels of this host, which manifests may match.
+    pub(crate) labels: BTreeMap<LabelName, LabelValue>,
+    /// Where trust begins.
+    pub(crate) root: RootOfTrust,
+    /// The builders to which this host narrows the policies' lists, if it does.
+    pub(crate) builders: Option<Vec<PublicKey>>,
+    /// The caches to which this host narrows the policies' lists, if it does.
+    pub(crate) caches: Option<Vec<Url>>,
+    /// How long each role may hold after it was first seen.
+    pub(crate) max_age: MaxAge,
+    /// The registry and its mirrors, in the order in which they are asked.
+    pub(crate) registry: Registry,
+    /// The store.
+    pub(crate) store: Store,
+    /// This host's own caches, besides those of the policies.
+    pub(crate) extra_caches: Vec<ExtraCache>,
+    /// The profiles that this host takes, if it narrows the policies' lists.
+    pub(crate) allow: Option<Vec<ProfilePattern>>,
+    /// The kinds of activation that this host takes, if it narrows the policies' lists.
+    pub(crate) activations: Option<Vec<ActivationKind>>,
+    /// Who runs activation programs.
+    pub(crate) runner: Runner,
+}
+
+/// Where trust begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RootOfTrust {
+    /// This file is the root metadata.
+    File(PathBuf),
+    /// The root metadata that the registry serves has this digest.
+    Digest(Digest),
+}
+
+/// Seconds that each role may hold after it was first seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MaxAge {
+    pub(crate) targets: u32,
+    pub(crate) owners: u32,
+    pub(crate) team: u32,
+    pub(crate) snapshot: u32,
+    pub(crate) timestamp: u32,
+}
+
+/// How the registry is asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Registry {
+    pub(crate) urls: Vec<Url>,
+    pub(crate) poll: Duration,
+    pub(crate) wait: Duration,
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// Which store, and how gently.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    pub(crate) root: PathBuf,
+    pub(crate) connections: u16,
+    pub(crate) min_free: u64,
+}
+
+/// A binary cache that only this host uses.
+#[derive(Debug, Clone)]
+pub(crate) struct ExtraCache {
+    pub(crate) url: Url,
+    pub(crate) keys: Vec<PublicKey>,
+    pub(crate) priority: Option<u32>,
+}
+
+/// A profile's name, or the beginning of names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ProfilePattern {
+    /// This profile.
+    Exactly(ProfileName),
+    /// Every profile whose name begins so.
+    Prefix(String),
+}
+
+impl ProfilePattern {
+    /// Says whether a profile is meant.
+    pub(crate) fn matches(&self, profile: &ProfileName) -> bool {
+        match self {
+            Self::Exactly(name) => name == profile,
+            Self::Prefix(prefix) => profile.as_str().starts_with(prefix),
+        }
+    }
+}
+
+/// Who runs activation programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Runner {
+    /// They are children of the agent.
+    Child,
+}
+
+impl Settings {
+    /// Checks what was written.
+    pub(super) fn build(merged: &Merged) -> Result<Self, ConfigError> {
+        let Written {
+            realm,
+            groups,
+            state_dir,
+            host,
+            trust,
+            registry,
+            store,
+            cache,
+            profiles,
+            activation,
+        } = merged.written()?;
+        let check = Check(merged);
+        let name = match host.name {
+            Some(name) => name,
+            None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        };
+        Ok(Self {
+            realm: check.parse("realm", &realm)?,
+            groups: check.each("groups", &groups)?,
+            state_dir: check.absolute("state_dir", state_dir)?,
+            host: check.parse("host.name", &name)?,
+            labels: check.labels(host.labels)?,
+            root: check.root_of_trust(&trust)?,
+            builders: check.maybe_each("trust.builders", trust.builders.as_deref())?,
+            caches: check.maybe_each("trust.caches", trust.caches.as_deref())?,
+            max_age: MaxAge {
+                targets: trust.max_age.targets,
+                owners: trust.max_age.owners,
+                team: trust.max_age.team,
+                snapshot: trust.max_age.snapshot,
+                timestamp: trust.max_age.timestamp,
+            },
+            registry: check.registry(registry)?,
+            store: Store {
+                root: check.absolute("store.root", store.root)?,
+                connections: check.between("store.connections", store.connections, 1, 128)?,
+                min_free: store.min_free,
+            },
+            extra_caches: check.caches(cache)?,
+            allow: check.maybe_each("profiles.allow", profiles.allow.as_deref())?,
+            activations: check
+                .maybe_each("profiles.activations", profiles.activations.as_deref())?,
+            runner: check.parse("activation.runner", &activation.runner)?,
+        })
+    }
+}
+
+impl FromStr for ProfilePattern {
+    type Err = <ProfileName as FromStr>::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_suffix('*') {
+            // What stands before the star must be the beginning of a name.
+            Some(prefix) => {
+                format!("{prefix}0").parse::<ProfileName>()?;
+                Ok(Self::Prefix(prefix.to_owned()))
+            }
+            None => text.parse().map(Self::Exactly),
+        }
+    }
+}
+
+impl FromStr for Runner {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "child" => Ok(Self::Child),
+            other => Err(format!("`{other}` is no runner of this version, only `child` is")),
+        }
+    }
+}
+
+/// Turns words into meanings, and says where a wrong word was written.
+struct Check<'a>(&'a Merged);
+
+impl Check<'_> {
+    fn invalid(&self, key: &str, why: impl std::fmt::Display) -> ConfigError {
+        let origin = self.0.origin(key).to_string();
+        ConfigError::Invalid { origin, key: key.to_owned(), why: why.to_string() }
+    }
+
+    fn parse<T: FromStr<Err: std::fmt::Display>>(
+        &self,
+        key: &str,
+        text: &str,
+    ) -> Result<T, ConfigError> {
+        text.parse().map_err(|error: T::Err| self.invalid(key, error))
+    }
+
+    fn each<T: FromStr<Err: std::fmt::Display>>(
+        &self,
+        key: &str,
+        words: &[String],
+    ) -> Result<Vec<T>, ConfigError> {
+        words.iter().map(|word| self.parse(key, word)).collect()
+    }
+
+    fn maybe_each<T: FromStr<Err: std::fmt::Display>>(
+        &self,
+        key: &str,
+        words: Option<&[String]>,
+    ) -> Result<Option<Vec<T>>, ConfigError> {
+        words.map(|words| self.each(key, words)).transpose()
+    }
+
+    fn between<T: PartialOrd + std::fmt::Display>(
+        &self,
+        key: &str,
+        value: T,
+        least: T,
+        most: T,
+    ) -> Result<T, ConfigError> {
+        if value < least || value > most {
+            return Err(self.invalid(key, format!("{value} is not between {least} and {most}")));
+        }
+        Ok(value)
+    }
+
+    fn absolute(&self, key: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+        if !path.is_absolute() {
+            return Err(self.invalid(key, format!("`{}` is not absolute", path.display())));
+        }
+        Ok(path)
+    }
+
+    fn labels(
+        &self,
+        labels: BTreeMap<String, String>,
+    ) -> Result<BTreeMap<LabelName, LabelValue>, ConfigError> {
+        let label = |(name, value): (String, String)| {
+            let key = format!("host.labels.{name}");
+            Ok((self.parse(&key, &name)?, self.parse(&key, &value)?))
+        };
+        labels.into_iter().map(label).collect()
+    }
+
+    fn url(&self, key: &str, text: &str, schemes: &[&str]) -> Result<Url, ConfigError> {
+        let url: Url = self.parse(key, text)?;
+        if !schemes.contains(&url.scheme()) {
+            let schemes = schemes.join("` or `");
+            return Err(self.invalid(key, format!("`{text}` is no `{schemes}` URL")));
+        }
+        Ok(url)
+    }
+
+    fn root_of_trust(&self, trust: &written::Trust) -> Result<RootOfTrust, ConfigError> {
+        match (&trust.root, &trust.root_sha256) {
+            (Some(path), None) => Ok(RootOfTrust::File(self.absolute("trust.root", path.clone())?)),
+            (None, Some(digest)) => {
+                let digest = digest.strip_prefix("sha256:").unwrap_or(digest);
+                Ok(RootOfTrust::Digest(self.parse("trust.root_sha256", digest)?))
+            }
+            (None, None) => {
+                Err(self.invalid("trust", "needs `root` (a file) or `root_sha256` (its digest)"))
+            }
+            (Some(_), Some(_)) => Err(self.invalid("trust.root", "excludes `trust.root_sha256`")),
+        }
+    }
+
+    fn registry(&self, registry: written::Registry) -> Result<Registry, ConfigError> {
+        let url = |text: &String| self.url("registry.urls", text, &["https", "http"]);
+        let urls = registry.urls.iter().map(url).collect::<Result<_, _>>()?;
+        let poll = self.between("registry.poll", registry.poll, 1, MAX_POLL)?;
+        let wait = self.between("registry.wait", registry.wait, 0, MAX_WAIT)?;
+        let ca_file = registry.ca_file.map(|path| self.absolute("registry.ca_file", path));
+        Ok(Registry {
+            urls,
+            poll: Duration::from_secs(poll.into()),
+            wait: Duration::from_secs(wait.into()),
+            ca_file: ca_file.transpose()?,
+        })
+    }
+
+    fn caches(&self, caches: Vec<written::Cache>) -> Result<Vec<ExtraCache>, ConfigError> {
+        let cache = |cache: written::Cache| {
+            Ok(ExtraCache {
+                url: self.url("cache", &cache.url, &["https", "http", "file"])?,
+                keys: self.each("cache", &cache.keys)?,
+                priority: cache.priority,
+            })
+        };
+        caches.into_iter().map(cache).collect()
+    }
+}
