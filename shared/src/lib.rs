@@ -4,6 +4,7 @@
 //! needs of the world is an argument, so every rule here can be tested by a value. Start at
 //! [`nix`] for Nix's own formats.
 
+pub mod api;
 pub mod certificate;
 pub mod closure;
 pub mod feature;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Longest policy that is read, in bytes.
-pub const MAX_LEN: usize = 256 * 1024;
+pub const MAX_LEN: usize = 64 * 1024;
 
 /// The version of the format that this program reads and writes.
 pub const FORMAT: u32 = 1;
