@@ -7,6 +7,7 @@
 mod cli;
 mod client;
 mod config;
+mod desired;
 mod files;
 mod identity;
 mod output;
