@@ -3,7 +3,7 @@
 //! They bound memory, not output: a few bytes may still become many. The consumer knows the
 //! NAR's size and has to stop there.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 use shared::nix::narinfo::Compression;
 
@@ -41,6 +41,154 @@ pub fn decoder<R: Read + Send + 'static>(
         Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
         Compression::Brotli => Box::new(brotli::Decompressor::new(input, BUFFER)),
-        Compression::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(input)),
+        Compression::Lz4 => Box::new(Lz4Frames(lz4_flex::frame::FrameDecoder::new(input))),
     })
+}
+
+/// Reads one LZ4 frame after the other; the decoder itself stops at the end of each.
+struct Lz4Frames<R: Read>(lz4_flex::frame::FrameDecoder<BufReader<R>>);
+
+impl<R: Read> Read for Lz4Frames<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let read = self.0.read(buffer)?;
+            if read > 0 || buffer.is_empty() || self.0.get_mut().fill_buf()?.is_empty() {
+                return Ok(read);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Cursor, Write as _};
+
+    use super::*;
+
+    fn encode(compression: Compression, bytes: &[u8]) -> Vec<u8> {
+        let mut output = Vec::new();
+        match compression {
+            Compression::None => output.extend_from_slice(bytes),
+            Compression::Xz => {
+                let mut encoder = liblzma::write::XzEncoder::new(&mut output, 1);
+                encoder.write_all(bytes).unwrap();
+                encoder.finish().unwrap();
+            }
+            Compression::Zstd => output = zstd::encode_all(bytes, 1).unwrap(),
+            Compression::Bzip2 => {
+                let level = bzip2::Compression::fast();
+                let mut encoder = bzip2::write::BzEncoder::new(&mut output, level);
+                encoder.write_all(bytes).unwrap();
+                encoder.finish().unwrap();
+            }
+            Compression::Gzip => {
+                let level = flate2::Compression::fast();
+                let mut encoder = flate2::write::GzEncoder::new(&mut output, level);
+                encoder.write_all(bytes).unwrap();
+                encoder.finish().unwrap();
+            }
+            Compression::Brotli => {
+                let mut encoder = brotli::CompressorWriter::new(&mut output, 4096, 1, 20);
+                encoder.write_all(bytes).unwrap();
+            }
+            Compression::Lz4 => {
+                let mut encoder = lz4_flex::frame::FrameEncoder::new(&mut output);
+                encoder.write_all(bytes).unwrap();
+                encoder.finish().unwrap();
+            }
+        }
+        output
+    }
+
+    fn decode(compression: Compression, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+        let mut output = Vec::new();
+        decoder(compression, Cursor::new(bytes))?.read_to_end(&mut output)?;
+        Ok(output)
+    }
+
+    const ALL: [Compression; 7] = [
+        Compression::None,
+        Compression::Xz,
+        Compression::Zstd,
+        Compression::Bzip2,
+        Compression::Gzip,
+        Compression::Brotli,
+        Compression::Lz4,
+    ];
+
+    fn sample() -> Vec<u8> {
+        (0_u32..100_000).flat_map(|n| (n.wrapping_mul(n)).to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn decodes_what_was_encoded() {
+        for compression in ALL {
+            for bytes in [Vec::new(), b"x".to_vec(), sample()] {
+                let decoded = decode(compression, encode(compression, &bytes)).unwrap();
+                assert!(decoded == bytes, "{compression:?}, {} bytes", bytes.len());
+            }
+        }
+    }
+
+    #[test]
+    fn several_streams_are_one_file() {
+        for compression in ALL {
+            if compression == Compression::Brotli {
+                continue; // The format has no notion of that.
+            }
+            let mut bytes = encode(compression, b"one");
+            bytes.extend(encode(compression, b"two"));
+            assert_eq!(decode(compression, bytes).unwrap(), b"onetwo", "{compression:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_bytes_that_are_no_stream() {
+        for compression in ALL.into_iter().skip(1) {
+            assert!(decode(compression, vec![0x55; 64]).is_err(), "{compression:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_bytes_behind_a_stream() {
+        for compression in [Compression::Xz, Compression::Zstd, Compression::Bzip2] {
+            let mut bytes = encode(compression, b"one");
+            bytes.extend_from_slice(b"garbage");
+            assert!(decode(compression, bytes).is_err(), "{compression:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_a_stream_that_is_cut() {
+        for compression in [
+            Compression::Xz,
+            Compression::Zstd,
+            Compression::Bzip2,
+            Compression::Gzip,
+            Compression::Brotli,
+        ] {
+            let mut bytes = encode(compression, &sample());
+            bytes.truncate(bytes.len() / 2);
+            assert!(decode(compression, bytes).is_err(), "{compression:?}");
+        }
+    }
+
+    #[test]
+    fn an_xz_dictionary_of_4_gib_is_refused_before_it_is_allocated() {
+        let mut bytes = encode(Compression::Xz, b"x");
+        // The block header begins behind the stream header; its CRC covers all but itself.
+        bytes[16] = 40;
+        let mut crc = flate2::Crc::new();
+        crc.update(&bytes[12..20]);
+        bytes.splice(20..24, crc.sum().to_le_bytes());
+        let error = decode(Compression::Xz, bytes).unwrap_err();
+        assert!(error.to_string().contains("memory"), "{error}");
+    }
+
+    #[test]
+    fn a_zstd_window_of_1_gib_is_refused_before_it_is_allocated() {
+        let bytes = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 20 << 3, 1, 0, 0];
+        let error = decode(Compression::Zstd, bytes).unwrap_err();
+        assert!(error.to_string().contains("memory"), "{error}");
+    }
 }
