@@ -7,7 +7,6 @@
 mod cli;
 mod client;
 mod config;
-mod desired;
 mod files;
 mod identity;
 mod output;

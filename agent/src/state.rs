@@ -9,7 +9,6 @@
 
 mod reason;
 mod recover;
-mod report;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -20,7 +19,6 @@ use serde::{Deserialize, Serialize};
 use shared::id::{Digest, GroupName, ProfileName, UserName};
 use shared::nix::StorePath;
 use shared::state_word::StateWord;
-use shared::version::VersionNumber;
 
 pub(crate) use self::reason::{Code, Persistence, Reason};
 pub(crate) use self::recover::recover;
@@ -40,7 +38,7 @@ pub(crate) struct EpochVersion {
     /// The owners raise it to recover from a stolen key.
     pub(crate) epoch: u32,
     /// The team raises it with each publish.
-    pub(crate) version: VersionNumber,
+    pub(crate) version: u32,
 }
 
 /// How a profile is put to work, as far as this agent can.

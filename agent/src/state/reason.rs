@@ -1,7 +1,5 @@
 //! Why a profile is not converged: a stable code for programs, a sentence for people.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 use shared::state_word::StateWord;
 
@@ -112,45 +110,6 @@ impl Reason {
 }
 
 impl Code {
-    /// Returns the code as programs read it.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Untrusted => "untrusted",
-            Self::NoFreshSource => "no_fresh_source",
-            Self::PolicyHold => "policy_hold",
-            Self::Epoch => "epoch",
-            Self::Revoked => "revoked",
-            Self::Pinned => "pinned",
-            Self::Starting => "starting",
-            Self::NoManifest => "no_manifest",
-            Self::NotAllowed => "not_allowed",
-            Self::PolicyStop => "policy_stop",
-            Self::Retired => "retired",
-            Self::NotForThisHost => "not_for_this_host",
-            Self::Unsupported => "unsupported",
-            Self::ProfileClaimedTwice => "profile_claimed_twice",
-            Self::VersionWentBack => "version_went_back",
-            Self::ClosureIndex => "closure_index",
-            Self::Conflict => "conflict",
-            Self::DiskFull => "disk_full",
-            Self::RefusedBytes => "refused_bytes",
-            Self::FetchFailed => "fetch_failed",
-            Self::StoreFailed => "store_failed",
-            Self::Ready => "ready",
-            Self::InProgress => "in_progress",
-            Self::ActivationFailed => "activation_failed",
-            Self::ActivationTimeout => "activation_timeout",
-            Self::DeactivationFailed => "deactivation_failed",
-            Self::UserRefused => "user_refused",
-            Self::HealthFailed => "health_failed",
-            Self::RebootNeeded => "reboot_needed",
-            Self::BootEntryGone => "boot_entry_gone",
-            Self::Interrupted => "interrupted",
-            Self::RollbackFailed => "rollback_failed",
-            Self::JournalCorrupt => "journal_corrupt",
-        }
-    }
-
     /// Returns the word that a profile has which changes nothing for this reason.
     pub(crate) const fn word(self) -> StateWord {
         match self {
@@ -163,6 +122,7 @@ impl Code {
             }
             Self::ActivationFailed
             | Self::ActivationTimeout
+            | Self::UserRefused
             | Self::HealthFailed
             | Self::BootEntryGone
             | Self::Interrupted => StateWord::RolledBack,
@@ -179,7 +139,6 @@ impl Code {
             | Self::DiskFull
             | Self::RefusedBytes
             | Self::StoreFailed
-            | Self::UserRefused
             | Self::Ready => StateWord::Waiting,
         }
     }
@@ -200,11 +159,5 @@ impl Code {
             | StateWord::Waiting
             | StateWord::Converged => Persistence::Lasting,
         }
-    }
-}
-
-impl fmt::Display for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
     }
 }

@@ -14,8 +14,8 @@ fn path(name: u8) -> StorePath {
     StorePath::from_base_name(&format!("{}-app-{name}", "0".repeat(32))).unwrap()
 }
 
-fn version(epoch: u32, number: u32) -> EpochVersion {
-    EpochVersion { epoch, version: VersionNumber::new(number).unwrap() }
+fn version(epoch: u32, version: u32) -> EpochVersion {
+    EpochVersion { epoch, version }
 }
 
 fn wanted(version: EpochVersion, root: u8) -> Wanted {

@@ -4,6 +4,10 @@ mod dump;
 mod remove;
 mod unpack;
 
+pub(crate) use dump::HashSink;
 pub use dump::{DumpError, dump, nar_digest};
 pub use remove::remove_tree;
 pub use unpack::{UnpackError, Unpacker};
+
+#[cfg(test)]
+mod tests;

@@ -7,20 +7,43 @@
 //!
 //! All calls block. A store may be shared between threads, and opened twice.
 
+mod add;
+mod database;
+mod derivation;
 mod import;
+mod layout;
+mod register;
+mod remount;
+mod roots;
+mod temp_roots;
+mod verify;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Read},
+    fs::File,
+    io,
     path::{Path, PathBuf},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
-use shared::nix::{PathInfo, Sha256, StorePath};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use shared::nix::{PathInfo, Sha256, StorePath, content_address::ContentAddressError};
 
 use crate::lock::{LockError, LockFile};
 
+use self::{
+    database::Database,
+    layout::{Layout, io_error},
+    temp_roots::TempRoots,
+};
+
 pub use import::ImportError;
+pub use remount::{Remount, make_writable};
+pub use verify::{CheckContents, Damage};
+
+/// Descriptors that are kept for everything but path locks.
+const SPARE_DESCRIPTORS: u64 = 256;
 
 /// Why the local store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -94,9 +117,45 @@ pub enum LocalStoreError {
     /// A path that was asked for is not valid.
     #[error("`{0}` is not valid")]
     NotValid(StorePath),
+    /// The caller does not hold the lock of the path; nothing was touched.
+    #[error("`{0}` is not locked")]
+    NotLocked(StorePath),
+    /// What was to be added changed meanwhile.
+    #[error("`{}` changed while it was copied", .0.display())]
+    Changed(PathBuf),
+    /// What was to be added cannot be in a store.
+    #[error("`{}` {what}", .path.display())]
+    Unsupported {
+        /// The offending file.
+        path: PathBuf,
+        /// What is wrong with it, as the rest of a sentence.
+        what: &'static str,
+    },
+    /// No store path can have this name and these references.
+    #[error(transparent)]
+    Address(#[from] ContentAddressError),
     /// A lock was not taken.
     #[error(transparent)]
     Lock(#[from] LockError),
+}
+
+impl LocalStoreError {
+    /// Returns whether the disk is full.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        if let Self::Database { source, .. } = self {
+            return source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
+        }
+        if let Self::Io { source, .. } | Self::Lock(LockError::Io { source, .. }) = self {
+            return is_disk_full(source);
+        }
+        false
+    }
+}
+
+/// Returns whether the disk, or the part of it that we may use, is full.
+fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// What the database says of a valid path, without its references.
@@ -125,7 +184,17 @@ impl PathLocks {
 /// A local Nix store.
 #[derive(Debug)]
 pub struct LocalStore {
-    root: PathBuf,
+    layout: Layout,
+    database: Mutex<Database>,
+    writer: Option<Writer>,
+}
+
+/// What a store needs beyond queries.
+#[derive(Debug)]
+struct Writer {
+    temp_roots: Arc<TempRoots>,
+    /// The store directory, to sync its file system.
+    store_dir: File,
 }
 
 impl LocalStore {
@@ -134,8 +203,14 @@ impl LocalStore {
     /// # Errors
     /// When it cannot be made or opened, or is none that we know.
     pub fn open(root: &Path) -> Result<Self, LocalStoreError> {
-        let _ = root;
-        todo!()
+        let layout = Layout::new(root)?;
+        layout.check()?;
+        layout.create()?;
+        let database = Mutex::new(Database::open(&layout)?);
+        let store = &layout.store_dir;
+        let store_dir = File::open(store).map_err(io_error("open", store))?;
+        let writer = Some(Writer { temp_roots: TempRoots::of(&layout)?, store_dir });
+        Ok(Self { layout, database, writer })
     }
 
     /// Opens an existing store for queries alone; needs no right to write to it.
@@ -143,27 +218,28 @@ impl LocalStore {
     /// # Errors
     /// When there is none, or it cannot be read.
     pub fn open_for_reading(root: &Path) -> Result<Self, LocalStoreError> {
-        let _ = root;
-        todo!()
+        let layout = Layout::new(root)?;
+        layout.check()?;
+        let database = Mutex::new(Database::open_for_reading(&layout)?);
+        Ok(Self { layout, database, writer: None })
     }
 
     /// Returns the root below which the store lies.
     #[must_use]
     pub fn root(&self) -> &Path {
-        &self.root
+        &self.layout.root
     }
 
     /// Returns where `path` really lies.
     #[must_use]
     pub fn real_path(&self, path: &StorePath) -> PathBuf {
-        let _ = path;
-        todo!()
+        self.layout.real_path(path)
     }
 
     /// Returns the directory of Nix's state, `nix/var/nix` below the root.
     #[must_use]
-    pub fn state_dir(&self) -> PathBuf {
-        todo!()
+    pub fn state_dir(&self) -> &Path {
+        &self.layout.state_dir
     }
 
     /// Returns which of `paths` are valid, by one statement.
@@ -174,8 +250,7 @@ impl LocalStore {
         &self,
         paths: &BTreeSet<StorePath>,
     ) -> Result<BTreeMap<StorePath, ValidPath>, LocalStoreError> {
-        let _ = paths;
-        todo!()
+        self.database().valid(paths)
     }
 
     /// Returns what the database says of `path`, if it is valid.
@@ -183,8 +258,7 @@ impl LocalStore {
     /// # Errors
     /// When the database fails.
     pub fn path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, LocalStoreError> {
-        let _ = path;
-        todo!()
+        Ok(self.database().infos(&[path.clone()].into())?.remove(path))
     }
 
     /// Returns `roots` and all that they refer to.
@@ -195,8 +269,11 @@ impl LocalStore {
         &self,
         roots: &BTreeSet<StorePath>,
     ) -> Result<BTreeMap<StorePath, PathInfo>, LocalStoreError> {
-        let _ = roots;
-        todo!()
+        let closure = self.database().closure(roots)?;
+        match roots.iter().find(|root| !closure.contains_key(*root)) {
+            Some(missing) => Err(LocalStoreError::NotValid(missing.clone())),
+            None => Ok(closure),
+        }
     }
 
     /// Returns the valid path with this hash part.
@@ -204,19 +281,18 @@ impl LocalStore {
     /// # Errors
     /// When the database fails.
     pub fn by_hash_part(&self, hash_part: &str) -> Result<Option<StorePath>, LocalStoreError> {
-        let _ = hash_part;
-        todo!()
+        self.database().by_hash_part(hash_part)
     }
 
-    /// Keeps `paths` from any garbage collector as long as this process lives.
+    /// Keeps `paths` from any garbage collector as long as this process has the store open.
     ///
-    /// Waits while a collector runs that does not answer.
+    /// Waits while a collector runs that does not answer. Ask whether a path is valid only
+    /// afterwards: before, it may be on its way out.
     ///
     /// # Errors
     /// When they cannot be written down.
     pub fn add_temp_roots(&self, paths: &BTreeSet<StorePath>) -> Result<(), LocalStoreError> {
-        let _ = paths;
-        todo!()
+        self.writer()?.temp_roots.add(paths)
     }
 
     /// Locks `paths` against every other process and thread, waiting up to `patience` in all.
@@ -228,79 +304,37 @@ impl LocalStore {
         paths: &BTreeSet<StorePath>,
         patience: Duration,
     ) -> Result<PathLocks, LocalStoreError> {
-        let _ = (paths, patience);
-        todo!()
+        self.writer()?;
+        raise_descriptor_limit(paths.len() as u64);
+        let start = Instant::now();
+        let mut locks = BTreeMap::new();
+        // Everybody locks in this order, Nix too, so nobody waits in a circle.
+        for path in paths {
+            let left = patience.saturating_sub(start.elapsed());
+            let lock = LockFile::acquire(&self.layout.lock_file(path), left)?;
+            locks.insert(path.clone(), lock);
+        }
+        Ok(PathLocks { locks })
     }
 
-    /// Unpacks `nar` at the final place of `info.path`, checking size, hash and content address.
-    ///
-    /// Reads at most `info.nar_size` bytes. The path is not valid until it is registered. The
-    /// caller holds its temp root and, in `locks`, its lock.
-    ///
-    /// # Errors
-    /// When the archive is not what `info` says, or cannot be written; nothing is left behind.
-    pub fn import(
-        &self,
-        info: &PathInfo,
-        nar: &mut dyn Read,
-        locks: &PathLocks,
-    ) -> Result<(), ImportError> {
-        let _ = (info, nar, locks);
-        todo!()
+    fn database(&self) -> MutexGuard<'_, Database> {
+        // A panic in the middle of a transaction has rolled it back.
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes `infos` valid, all or none, once their contents are on disk.
-    ///
-    /// A path that is valid already with the same hash gains the signatures that it lacks.
-    ///
-    /// # Errors
-    /// When a path is valid with another hash, a reference is missing or circular, or the database
-    /// or disk fails; nothing is changed then.
-    pub fn register(&self, infos: &[PathInfo]) -> Result<(), LocalStoreError> {
-        let _ = infos;
-        todo!()
+    fn writer(&self) -> Result<&Writer, LocalStoreError> {
+        self.writer.as_ref().ok_or(LocalStoreError::ReadOnly)
     }
+}
 
-    /// Copies the tree at `source` into the store, as `nix-store --add` does, with `references`.
-    ///
-    /// # Errors
-    /// When it cannot be read or written, or a reference is not valid.
-    pub fn add(
-        &self,
-        source: &Path,
-        name: &str,
-        references: &BTreeSet<StorePath>,
-    ) -> Result<PathInfo, LocalStoreError> {
-        let _ = (source, name, references);
-        todo!()
-    }
-
-    /// Keeps `path` from the garbage collector by the permanent root `gcroots/shoal/<name>`.
-    ///
-    /// Replaces a root of that name. `name` may have several components.
-    ///
-    /// # Errors
-    /// When the root cannot be written.
-    pub fn add_root(&self, name: &str, path: &StorePath) -> Result<(), LocalStoreError> {
-        let _ = (name, path);
-        todo!()
-    }
-
-    /// Removes the permanent root `gcroots/shoal/<name>`, if it is there.
-    ///
-    /// # Errors
-    /// When it cannot be removed.
-    pub fn remove_root(&self, name: &str) -> Result<(), LocalStoreError> {
-        let _ = name;
-        todo!()
-    }
-
-    /// Registers the symlink `link`, anywhere, as an indirect root.
-    ///
-    /// # Errors
-    /// When the root cannot be written.
-    pub fn add_indirect_root(&self, link: &Path) -> Result<(), LocalStoreError> {
-        let _ = link;
-        todo!()
+/// Allows this process as many descriptors as the locks need, as far as it may.
+fn raise_descriptor_limit(locks: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = locks.saturating_add(SPARE_DESCRIPTORS);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+        if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current, ..limit }) {
+            tracing::debug!(wanted, %error, "the limit of open files stays");
+        }
     }
 }

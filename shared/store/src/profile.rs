@@ -1,14 +1,27 @@
 //! Profiles: a link that is switched between numbered generations, exactly as Nix does it.
+//!
+//! Beside the link `P` lie its generations, links `P-<number>-link` to store paths; `P` itself is
+//! a relative link to one of them. Every change happens under `P.lock`, by one `rename(2)`, and is
+//! on disk when it returns. `nix-env --set` does not take the lock, so a generation may appear at
+//! any moment.
 
 use std::{
-    io,
+    fs, io,
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{MetadataExt as _, symlink},
+    },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use shared::nix::StorePath;
 
-use crate::lock::LockError;
+use crate::lock::{LockError, LockFile};
+
+/// How long another process may hold the lock of a profile.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a profile could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -24,11 +37,8 @@ pub enum ProfileError {
         source: io::Error,
     },
     /// No usable path for a profile.
-    #[error("`{}` cannot be a profile", .0.display())]
+    #[error("`{}` cannot be a profile: its last part must be a name in UTF-8", .0.display())]
     Path(PathBuf),
-    /// A link that does not lead to a store path.
-    #[error("`{}` does not lead to a store path", .0.display())]
-    NotAStorePath(PathBuf),
     /// No such generation.
     #[error("profile `{}` has no generation {number}", .profile.display())]
     NoGeneration {
@@ -68,6 +78,8 @@ pub struct Generation {
 #[derive(Debug, Clone)]
 pub struct Profile {
     link: PathBuf,
+    folder: PathBuf,
+    name: String,
 }
 
 impl Profile {
@@ -76,8 +88,11 @@ impl Profile {
     /// # Errors
     /// When `link` cannot be one.
     pub fn open(link: &Path) -> Result<Self, ProfileError> {
-        let _ = link;
-        todo!()
+        let unusable = || ProfileError::Path(link.to_owned());
+        let link = std::path::absolute(link).map_err(|_| unusable())?;
+        let name = link.file_name().and_then(|name| name.to_str()).ok_or_else(unusable)?.to_owned();
+        let folder = link.parent().ok_or_else(unusable)?.to_owned();
+        Ok(Self { link, folder, name })
     }
 
     /// Returns the path of the link.
@@ -91,15 +106,27 @@ impl Profile {
     /// # Errors
     /// When the folder cannot be read.
     pub fn generations(&self) -> Result<Vec<Generation>, ProfileError> {
-        todo!()
+        let mut generations = Vec::new();
+        for number in self.numbers()? {
+            // One that was deleted meanwhile, or leads elsewhere, is none.
+            generations.extend(self.generation(number)?);
+        }
+        Ok(generations)
     }
 
     /// Returns the generation that the link points to, if there is one.
     ///
     /// # Errors
-    /// When the link cannot be read or is not a profile's.
+    /// When the link cannot be read, or leads to a generation that is gone.
     pub fn current(&self) -> Result<Option<Generation>, ProfileError> {
-        todo!()
+        let target = match fs::read_link(&self.link) {
+            Ok(target) => target,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io_error("read", &self.link)(error)),
+        };
+        let number = target.file_name().and_then(|name| self.parse_number(name.to_str()?));
+        let Some(number) = number else { return Ok(None) };
+        self.existing(number).map(Some)
     }
 
     /// Makes `path` the current generation: the highest, if that is it, else a new one.
@@ -109,8 +136,10 @@ impl Profile {
     /// # Errors
     /// When the lock stays busy or the file system fails; the link is as it was, then.
     pub fn set(&self, path: &StorePath) -> Result<Generation, ProfileError> {
-        let _ = path;
-        todo!()
+        fs::create_dir_all(&self.folder).map_err(io_error("make", &self.folder))?;
+        let _lock = self.lock()?;
+        let number = self.make_generation(path)?;
+        self.point_to(number)
     }
 
     /// Makes generation `number` the current one.
@@ -118,8 +147,8 @@ impl Profile {
     /// # Errors
     /// When there is none of that number, the lock stays busy or the file system fails.
     pub fn switch_to(&self, number: u64) -> Result<Generation, ProfileError> {
-        let _ = number;
-        todo!()
+        let _lock = self.lock()?;
+        self.point_to(number)
     }
 
     /// Makes the highest generation below the current one the current one.
@@ -127,7 +156,11 @@ impl Profile {
     /// # Errors
     /// When there is none, the lock stays busy or the file system fails.
     pub fn rollback(&self) -> Result<Generation, ProfileError> {
-        todo!()
+        let _lock = self.lock()?;
+        let none = || ProfileError::NoOlderGeneration(self.link.clone());
+        let current = self.current()?.ok_or_else(none)?.number;
+        let older = self.generations()?.into_iter().rev().find(|older| older.number < current);
+        self.point_to(older.ok_or_else(none)?.number)
     }
 
     /// Deletes generations by number; those that are gone already do not matter.
@@ -135,7 +168,239 @@ impl Profile {
     /// # Errors
     /// When one is the current generation (then none is deleted), or the file system fails.
     pub fn delete(&self, numbers: &[u64]) -> Result<(), ProfileError> {
-        let _ = numbers;
-        todo!()
+        let _lock = self.lock()?;
+        if let Some(current) = self.current()? {
+            let number = current.number;
+            if numbers.contains(&number) {
+                return Err(ProfileError::Current { profile: self.link.clone(), number });
+            }
+        }
+        for number in numbers {
+            let link = self.generation_link(*number);
+            match fs::remove_file(&link) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("remove", &link)(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        self.sync()
+    }
+
+    fn lock(&self) -> Result<LockFile, ProfileError> {
+        let path = self.folder.join(format!("{}.lock", self.name));
+        Ok(LockFile::acquire(&path, PATIENCE)?)
+    }
+
+    fn generation_link(&self, number: u64) -> PathBuf {
+        self.folder.join(format!("{}-{number}-link", self.name))
+    }
+
+    /// Returns the number of generation link `file_name`.
+    fn parse_number(&self, file_name: &str) -> Option<u64> {
+        let digits =
+            file_name.strip_prefix(&self.name)?.strip_prefix('-')?.strip_suffix("-link")?;
+        let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        plain.then(|| digits.parse().ok()).flatten()
+    }
+
+    /// Returns the numbers that are taken, in rising order.
+    fn numbers(&self) -> Result<Vec<u64>, ProfileError> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(io_error("read", &self.folder)(error)),
+        };
+        let mut numbers = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(io_error("read", &self.folder))?.file_name();
+            numbers.extend(name.to_str().and_then(|name| self.parse_number(name)));
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        Ok(numbers)
+    }
+
+    /// Reads one generation; none if it does not exist or does not lead to a store path.
+    fn generation(&self, number: u64) -> Result<Option<Generation>, ProfileError> {
+        let link = self.generation_link(number);
+        let read = fs::read_link(&link).and_then(|target| Ok((target, link.symlink_metadata()?)));
+        let (target, metadata) = match read {
+            Ok(found) => found,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::InvalidInput
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(io_error("read", &link)(error)),
+        };
+        let path = std::str::from_utf8(target.as_os_str().as_bytes())
+            .ok()
+            .and_then(|target| StorePath::parse(target).ok());
+        let created = Timestamp::from_second(metadata.mtime()).unwrap_or_default();
+        Ok(path.map(|path| Generation { number, path, created }))
+    }
+
+    fn existing(&self, number: u64) -> Result<Generation, ProfileError> {
+        self.generation(number)?
+            .ok_or_else(|| ProfileError::NoGeneration { profile: self.link.clone(), number })
+    }
+
+    /// Returns the number of the highest generation if it is `path`, else of a new one.
+    fn make_generation(&self, path: &StorePath) -> Result<u64, ProfileError> {
+        loop {
+            let highest = self.numbers()?.pop();
+            if let Some(number) = highest
+                && self.generation(number)?.is_some_and(|generation| generation.path == *path)
+            {
+                return Ok(number);
+            }
+            let number = highest.unwrap_or(0).saturating_add(1);
+            let link = self.generation_link(number);
+            match symlink(path.to_string(), &link) {
+                // On disk before anything points to it.
+                Ok(()) => return self.sync().map(|()| number),
+                // A `nix-env --set`, which takes no lock, was faster.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(io_error("make", &link)(error)),
+            }
+        }
+    }
+
+    fn point_to(&self, number: u64) -> Result<Generation, ProfileError> {
+        let generation = self.existing(number)?;
+        let target = format!("{}-{number}-link", self.name);
+        if !fs::read_link(&self.link).is_ok_and(|present| present == Path::new(&target)) {
+            let temporary = self.make_temporary(&target)?;
+            fs::rename(&temporary, &self.link).map_err(io_error("switch", &self.link))?;
+        }
+        self.sync()?;
+        Ok(generation)
+    }
+
+    /// Makes a link beside the profile, under the names that Nix uses for it.
+    fn make_temporary(&self, target: &str) -> Result<PathBuf, ProfileError> {
+        let mut count = 0_u64;
+        loop {
+            let path = self.folder.join(format!(".{count}_{}", self.name));
+            match symlink(target, &path) {
+                Ok(()) => return Ok(path),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    // Only a dead process can have left it: whoever lives holds the lock.
+                    if let Err(error) = fs::remove_file(&path) {
+                        tracing::debug!(path = %path.display(), %error, "a temporary link stays");
+                        count += 1;
+                    }
+                }
+                Err(error) => return Err(io_error("make", &path)(error)),
+            }
+        }
+    }
+
+    fn sync(&self) -> Result<(), ProfileError> {
+        fs::File::open(&self.folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(io_error("sync", &self.folder))
+    }
+}
+
+fn io_error<'a>(
+    action: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> ProfileError + 'a {
+    move |source| ProfileError::Io { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(name: &str) -> StorePath {
+        StorePath::from_base_name(&format!("9a455acx720hx0zfwn0q7gn8y2jrvllr-{name}")).unwrap()
+    }
+
+    fn numbers(profile: &Profile) -> Vec<u64> {
+        profile.generations().unwrap().iter().map(|generation| generation.number).collect()
+    }
+
+    fn current(profile: &Profile) -> u64 {
+        profile.current().unwrap().unwrap().number
+    }
+
+    #[test]
+    fn generations_count_up_and_roll_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let profile = Profile::open(&folder.path().join("a/b/web")).unwrap();
+        assert_eq!(profile.current().unwrap(), None);
+        assert_eq!(profile.set(&path("a")).unwrap().number, 1);
+        assert_eq!(profile.set(&path("b")).unwrap().number, 2);
+        assert_eq!(profile.set(&path("b")).unwrap().number, 2);
+        assert_eq!(profile.rollback().unwrap().path, path("a"));
+        assert!(matches!(profile.rollback(), Err(ProfileError::NoOlderGeneration(_))));
+        assert_eq!(fs::read_link(profile.link()).unwrap(), Path::new("web-1-link"));
+        assert_eq!(profile.switch_to(2).unwrap().path, path("b"));
+        assert!(matches!(profile.switch_to(3), Err(ProfileError::NoGeneration { .. })));
+        let names: Vec<_> = fs::read_dir(folder.path().join("a/b")).unwrap().collect();
+        assert_eq!(names.len(), 3, "no lock or temporary link stays: {names:?}");
+    }
+
+    #[test]
+    fn a_number_follows_the_highest_not_the_current() {
+        let folder = tempfile::tempdir().unwrap();
+        let profile = Profile::open(&folder.path().join("web")).unwrap();
+        for name in ["a", "b", "c"] {
+            profile.set(&path(name)).unwrap();
+        }
+        profile.switch_to(1).unwrap();
+        assert_eq!(profile.set(&path("c")).unwrap().number, 3, "the highest is reused");
+        profile.switch_to(1).unwrap();
+        assert_eq!(profile.set(&path("a")).unwrap().number, 4, "even if the current is the same");
+        profile.switch_to(1).unwrap();
+        profile.delete(&[3, 4, 9]).unwrap();
+        assert_eq!(numbers(&profile), [1, 2]);
+        assert_eq!(profile.set(&path("d")).unwrap().number, 3, "a deleted highest is reused");
+    }
+
+    #[test]
+    fn never_deletes_the_current_generation() {
+        let folder = tempfile::tempdir().unwrap();
+        let profile = Profile::open(&folder.path().join("web")).unwrap();
+        profile.set(&path("a")).unwrap();
+        profile.set(&path("b")).unwrap();
+        assert!(matches!(profile.delete(&[1, 2]), Err(ProfileError::Current { number: 2, .. })));
+        assert_eq!(numbers(&profile), [1, 2]);
+        assert_eq!(current(&profile), 2);
+    }
+
+    #[test]
+    fn names_that_begin_alike_are_not_mixed_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let web = Profile::open(&folder.path().join("web")).unwrap();
+        let web_2 = Profile::open(&folder.path().join("web-2")).unwrap();
+        web_2.set(&path("other")).unwrap();
+        web.set(&path("a")).unwrap();
+        for name in ["web-x-link", "web-+7-link", "web-8-link.tmp-1-2", "web--link"] {
+            symlink(path("z").to_string(), folder.path().join(name)).unwrap();
+        }
+        symlink("/elsewhere", folder.path().join("web-5-link")).unwrap();
+        assert_eq!(numbers(&web), [1]);
+        assert_eq!(numbers(&web_2), [1]);
+        assert_eq!(web.set(&path("b")).unwrap().number, 6);
+    }
+
+    #[test]
+    fn what_a_crash_left_behind_does_not_matter() {
+        let folder = tempfile::tempdir().unwrap();
+        let profile = Profile::open(&folder.path().join("web")).unwrap();
+        profile.set(&path("a")).unwrap();
+        symlink("web-1-link", folder.path().join(".0_web")).unwrap();
+        fs::write(folder.path().join("web.lock"), "").unwrap();
+        symlink(path("b").to_string(), folder.path().join("web-2-link")).unwrap();
+        assert_eq!(current(&profile), 1);
+        assert_eq!(profile.set(&path("b")).unwrap().number, 2);
+        assert_eq!(current(&profile), 2);
     }
 }

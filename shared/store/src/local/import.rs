@@ -1,11 +1,20 @@
 //! Takes an archive into the store, believing nothing of it.
 
-use std::io;
+use std::io::{self, BufRead, Read};
 
-use shared::nix::{Hash, Sha256, StorePath};
+use sha2::Digest as _;
+use shared::nix::{
+    ContentAddress, Hash, PathInfo, Sha256, StorePath,
+    content_address::{ContentHasher, Method, SelfReference},
+    hash::Algorithm,
+    nar::{self, Node, ReadError, Visit},
+};
 
-use super::LocalStoreError;
-use crate::archive::UnpackError;
+use super::{LocalStore, LocalStoreError, PathLocks, layout::io_error};
+use crate::archive::{UnpackError, Unpacker, remove_tree};
+
+/// Bytes that are asked of the source at once.
+const BUFFER_LEN: u64 = 256 * 1024;
 
 /// Why an archive was not taken into the store.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +58,7 @@ pub enum ImportError {
         found: Sha256,
     },
     /// The contents do not have the content address.
-    #[error("the contents of `{path}` have hash `{found}`, not their content address' `{wanted}`")]
+    #[error("the contents of `{path}` have hash `{found}`, not `{wanted}` as their address says")]
     ContentAddress {
         /// The path.
         path: StorePath,
@@ -72,7 +81,7 @@ pub enum ImportError {
         /// What failed.
         source: UnpackError,
     },
-    /// The path became valid before its lock was taken; nothing was touched.
+    /// The path was valid already; nothing was touched.
     #[error("`{path}` is valid already")]
     AlreadyValid {
         /// The path.
@@ -81,4 +90,210 @@ pub enum ImportError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] LocalStoreError),
+}
+
+impl ImportError {
+    /// Returns whether the disk is full.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Unpack { source, .. } => super::is_disk_full(&source.source),
+            Self::Store(error) => error.is_disk_full(),
+            Self::Source { .. }
+            | Self::Malformed { .. }
+            | Self::Size { .. }
+            | Self::Hash { .. }
+            | Self::ContentAddress { .. }
+            | Self::NotOneFile { .. }
+            | Self::AlreadyValid { .. } => false,
+        }
+    }
+}
+
+impl LocalStore {
+    /// Unpacks `nar` at the final place of `info.path`, checking size, hash and content address.
+    ///
+    /// Reads at most `info.nar_size` bytes. The path is not valid until it is registered. The
+    /// caller holds its temp root and, in `locks`, its lock.
+    ///
+    /// # Errors
+    /// When the archive is not what `info` says, or cannot be written; nothing is left behind.
+    pub fn import(
+        &self,
+        info: &PathInfo,
+        nar: &mut dyn Read,
+        locks: &PathLocks,
+    ) -> Result<(), ImportError> {
+        let path = || info.path.clone();
+        if !locks.holds(&info.path) {
+            return Err(LocalStoreError::NotLocked(path()).into());
+        }
+        if !self.valid(&[path()].into())?.is_empty() {
+            return Err(ImportError::AlreadyValid { path: path() });
+        }
+        let target = self.real_path(&info.path);
+        let remove = || remove_tree(&target).map_err(io_error("remove", &target));
+        remove()?;
+        let taken = take(info, nar, &target);
+        if taken.is_err() {
+            // What cannot be removed is not valid, and the next import or a collector sweeps it.
+            if let Err(error) = remove() {
+                tracing::warn!(path = %info.path, %error, "what was unpacked stays behind");
+            }
+        }
+        taken
+    }
+}
+
+fn take(
+    info: &PathInfo,
+    source: &mut dyn Read,
+    target: &std::path::Path,
+) -> Result<(), ImportError> {
+    let path = || info.path.clone();
+    let unpack = |source| ImportError::Unpack { path: path(), source };
+    let (mut input_check, file_check) = checks(info);
+    let mut input = Input {
+        source,
+        hasher: sha2::Sha256::new(),
+        content: input_check.take(),
+        buffer: Vec::new(),
+        position: 0,
+        left: info.nar_size,
+        overrun: false,
+    };
+    let mut tree = Tree {
+        unpacker: Unpacker::new(target).map_err(unpack)?,
+        content: file_check,
+        one_file: false,
+        nodes: 0,
+    };
+    let read = nar::read(&mut input, &mut tree);
+    if input.overrun {
+        return Err(ImportError::Size { path: path(), wanted: info.nar_size, found: "larger" });
+    }
+    read.map_err(|error| match error {
+        ReadError::Io(source) => ImportError::Source { path: path(), source },
+        ReadError::Malformed { offset, what } => {
+            ImportError::Malformed { path: path(), offset, what }
+        }
+        ReadError::Visit(source) => unpack(source),
+    })?;
+    if input.left > 0 || input.position < input.buffer.len() {
+        return Err(ImportError::Size { path: path(), wanted: info.nar_size, found: "smaller" });
+    }
+    let found = Sha256(input.hasher.finalize().into());
+    if found != info.nar_hash {
+        return Err(ImportError::Hash { path: path(), wanted: info.nar_hash, found });
+    }
+    let Some(address) = &info.content_address else { return Ok(()) };
+    if address.method != Method::Recursive && !(tree.one_file && tree.nodes == 1) {
+        return Err(ImportError::NotOneFile { path: path() });
+    }
+    let hasher = input.content.or(tree.content);
+    check_address(info, address, hasher.map_or_else(|| found.into(), ContentHasher::finish))
+}
+
+fn check_address(
+    info: &PathInfo,
+    address: &ContentAddress,
+    found: Hash,
+) -> Result<(), ImportError> {
+    if found == address.hash {
+        return Ok(());
+    }
+    let wanted = address.hash.clone();
+    Err(ImportError::ContentAddress { path: info.path.clone(), wanted, found })
+}
+
+/// Returns what has to be computed beside the NAR hash: from the NAR, and from file contents.
+fn checks(info: &PathInfo) -> (Option<ContentHasher>, Option<ContentHasher>) {
+    let Some(address) = &info.content_address else { return (None, None) };
+    let own = match info.self_reference() {
+        SelfReference::Yes => Some(&info.path),
+        SelfReference::No => None,
+    };
+    let hasher = || ContentHasher::new(address, own);
+    match address.method {
+        Method::Text | Method::Flat => (None, Some(hasher())),
+        // This is the NAR hash itself.
+        Method::Recursive if own.is_none() && address.hash.algorithm() == Algorithm::Sha256 => {
+            (None, None)
+        }
+        Method::Recursive => (Some(hasher()), None),
+    }
+}
+
+/// The archive on its way in: hashed, and cut off where it should end.
+struct Input<'a> {
+    source: &'a mut dyn Read,
+    hasher: sha2::Sha256,
+    content: Option<ContentHasher>,
+    buffer: Vec<u8>,
+    position: usize,
+    left: u64,
+    /// Whether more was asked for than there may be.
+    overrun: bool,
+}
+
+impl BufRead for Input<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.position == self.buffer.len() {
+            self.overrun |= self.left == 0;
+            let wanted = usize::try_from(self.left.min(BUFFER_LEN)).unwrap_or_default();
+            self.buffer.resize(wanted, 0);
+            self.position = self.buffer.len();
+            let length = self.source.read(&mut self.buffer)?;
+            self.buffer.truncate(length);
+            self.position = 0;
+            self.left = self.left.saturating_sub(length as u64);
+            self.hasher.update(&self.buffer);
+            if let Some(content) = &mut self.content {
+                content.nar(&self.buffer);
+            }
+        }
+        Ok(self.buffer.get(self.position..).unwrap_or_default())
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.position = self.position.saturating_add(amount).min(self.buffer.len());
+    }
+}
+
+impl Read for Input<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let length = self.fill_buf()?.read(into)?;
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+/// The tree on its way to the disk.
+struct Tree {
+    unpacker: Unpacker,
+    content: Option<ContentHasher>,
+    /// Whether the node that came first is a file.
+    one_file: bool,
+    nodes: u64,
+}
+
+impl Visit for Tree {
+    type Error = UnpackError;
+
+    fn enter(&mut self, name: &[u8], node: &Node) -> Result<(), UnpackError> {
+        self.one_file |= self.nodes == 0 && matches!(node, Node::Regular { .. });
+        self.nodes += 1;
+        self.unpacker.enter(name, node)
+    }
+
+    fn contents(&mut self, piece: &[u8]) -> Result<(), UnpackError> {
+        if let Some(content) = &mut self.content {
+            content.contents(piece);
+        }
+        self.unpacker.contents(piece)
+    }
+
+    fn leave(&mut self) -> Result<(), UnpackError> {
+        self.unpacker.leave()
+    }
 }

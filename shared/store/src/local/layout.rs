@@ -1,0 +1,145 @@
+//! Where everything of a store lies, and how it is made when it is not there.
+
+use std::{
+    fs::{self, DirBuilder, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::FallocateFlags;
+use shared::nix::{STORE_DIR, StorePath};
+
+use super::LocalStoreError;
+use crate::lock::open_lock_file;
+
+/// Size of `db/reserved`, which Nix gives up when a full disk keeps it from collecting garbage.
+const RESERVED_LEN: u64 = 8 * 1024 * 1024;
+
+/// The paths of a store below one root.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    pub(super) root: PathBuf,
+    pub(super) store_dir: PathBuf,
+    pub(super) state_dir: PathBuf,
+    pub(super) db_dir: PathBuf,
+}
+
+impl Layout {
+    pub(super) fn new(root: &Path) -> Result<Self, LocalStoreError> {
+        let root = std::path::absolute(root).map_err(io_error("resolve", root))?;
+        let store_dir = root.join(STORE_DIR.trim_start_matches('/'));
+        let state_dir = root.join("nix/var/nix");
+        let db_dir = state_dir.join("db");
+        Ok(Self { root, store_dir, state_dir, db_dir })
+    }
+
+    pub(super) fn real_path(&self, path: &StorePath) -> PathBuf {
+        self.store_dir.join(path.base_name())
+    }
+
+    pub(super) fn lock_file(&self, path: &StorePath) -> PathBuf {
+        self.store_dir.join(format!("{}.lock", path.base_name()))
+    }
+
+    pub(super) fn roots_dir(&self) -> PathBuf {
+        self.state_dir.join("gcroots")
+    }
+
+    pub(super) fn temp_roots_dir(&self) -> PathBuf {
+        self.state_dir.join("temproots")
+    }
+
+    /// Refuses symlinks on the way to the store directory, as Nix does.
+    pub(super) fn check(&self) -> Result<(), LocalStoreError> {
+        for path in self.store_dir.ancestors() {
+            match path.symlink_metadata() {
+                Ok(metadata) if metadata.is_symlink() => {
+                    return Err(LocalStoreError::Symlink(path.to_owned()));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(io_error("look at", path)(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the directories that are missing.
+    pub(super) fn create(&self) -> Result<(), LocalStoreError> {
+        let state = &self.state_dir;
+        for path in [
+            self.store_dir.clone(),
+            self.store_dir.join(".links"),
+            self.db_dir.clone(),
+            self.temp_roots_dir(),
+            state.join("profiles/per-user"),
+            state.join("gcroots/per-user"),
+        ] {
+            create_dir(&path)?;
+        }
+        self.reserve_space();
+        Ok(())
+    }
+
+    fn reserve_space(&self) {
+        let path = self.db_dir.join("reserved");
+        if path.metadata().is_ok_and(|metadata| metadata.len() == RESERVED_LEN) {
+            return;
+        }
+        // The reserve is a courtesy to the collector; Nix too goes on without it.
+        let made = open_lock_file(&path).and_then(|file| {
+            rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, RESERVED_LEN)?;
+            file.set_len(RESERVED_LEN)
+        });
+        if let Err(error) = made {
+            tracing::debug!(path = %path.display(), %error, "no space is reserved for the collector");
+            drop(fs::remove_file(&path));
+        }
+    }
+}
+
+/// Makes a directory and its parents with mode 0755, whatever the process's mask says.
+pub(crate) fn create_dir(path: &Path) -> Result<(), LocalStoreError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        create_dir(parent)?;
+    }
+    match DirBuilder::new().mode(0o755).create(path) {
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o755))
+            .map_err(io_error("set the mode of", path)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(io_error("make", path)(error)),
+    }
+}
+
+/// Writes a small file so that it is there whole or not at all, also after a power cut.
+pub(super) fn write_whole(path: &Path, contents: &[u8]) -> Result<(), LocalStoreError> {
+    let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
+    let written = fs::File::create(&temporary).and_then(|mut file| {
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        file.write_all(contents)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    });
+    written.map_err(io_error("write", path))?;
+    sync_parent(path)
+}
+
+/// Puts the directory entries beside `path` on disk.
+pub(super) fn sync_parent(path: &Path) -> Result<(), LocalStoreError> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    fs::File::open(parent)
+        .and_then(|directory| directory.sync_all())
+        .map_err(io_error("sync", parent))
+}
+
+/// Returns what makes an error of a failed `action` on `path`.
+pub(super) fn io_error<'a>(
+    action: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> LocalStoreError + 'a {
+    move |source| LocalStoreError::Io { action, path: path.to_owned(), source }
+}

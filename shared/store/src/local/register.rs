@@ -1,0 +1,202 @@
+//! Makes paths valid: the one place that writes to Nix's database.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use rusqlite::{OptionalExtension as _, Transaction, TransactionBehavior, named_params, params};
+use shared::nix::{PathInfo, Sha256, Signature, StorePath};
+
+use super::{
+    LocalStore, LocalStoreError,
+    database::failed,
+    derivation::{self, Output},
+    layout::io_error,
+};
+
+const ACTION: &str = "register paths";
+
+impl LocalStore {
+    /// Makes `infos` valid, all or none, once their contents are on disk.
+    ///
+    /// A path that is valid already with the same hash gains the signatures that it lacks.
+    ///
+    /// # Errors
+    /// When a path is valid with another hash, a reference is missing or circular, or the database
+    /// or disk fails; nothing is changed then.
+    pub fn register(&self, infos: &[PathInfo]) -> Result<(), LocalStoreError> {
+        let writer = self.writer()?;
+        check_acyclic(infos)?;
+        let mut outputs = BTreeMap::new();
+        for info in infos {
+            let real = self.real_path(&info.path);
+            real.symlink_metadata().map_err(io_error("find", &real))?;
+            if info.path.is_derivation() {
+                outputs.insert(&info.path, derivation::outputs(&info.path, &real)?);
+            }
+        }
+        // A power cut must never find a row whose files are not whole. One sync of the whole file
+        // system waits for each block once; an fsync per file would wait for the journal
+        // thousands of times, and also has to be repeated for each directory. Since Linux 5.8 it
+        // reports errors of writing back as fsync does.
+        rustix::fs::syncfs(&writer.store_dir)
+            .map_err(|errno| io_error("sync", &self.layout.store_dir)(errno.into()))?;
+        let mut database = self.database();
+        let transaction = database
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(failed(ACTION))?;
+        let mut ids = BTreeMap::new();
+        for info in infos {
+            ids.insert(info.path.clone(), add_path(&transaction, info)?);
+        }
+        for info in infos {
+            add_references(&transaction, info, &mut ids)?;
+            if let Some(outputs) = outputs.get(&info.path) {
+                add_outputs(&transaction, &info.path, outputs, &ids)?;
+            }
+        }
+        transaction.commit().map_err(failed(ACTION))
+    }
+}
+
+/// Adds one row, or completes the one that is there; returns its id.
+fn add_path(transaction: &Transaction<'_>, info: &PathInfo) -> Result<i64, LocalStoreError> {
+    if let Some(id) = complete_path(transaction, info)? {
+        return Ok(id);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let sql = "INSERT INTO ValidPaths (path, hash, registrationTime, deriver, narSize, sigs, ca)
+               VALUES (:path, :hash, :time, :deriver, :size, :sigs, :ca)";
+    let mut statement = transaction.prepare_cached(sql).map_err(failed(ACTION))?;
+    statement
+        .insert(named_params! {
+            ":path": info.path.to_string(),
+            ":hash": format!("sha256:{}", info.nar_hash.to_hex()),
+            ":time": i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
+            ":deriver": info.deriver.as_ref().map(StorePath::to_string),
+            ":size": i64::try_from(info.nar_size).unwrap_or(i64::MAX),
+            ":sigs": join(info.signatures.iter().map(Signature::to_string).collect()),
+            ":ca": info.content_address.as_ref().map(ToString::to_string),
+        })
+        .map_err(failed(ACTION))
+}
+
+/// Gives the row of a path that is valid already what it lacks; returns its id.
+///
+/// Nix overwrites such a row, and so can lose that a path was built here, or who signed it. Nothing
+/// is taken away here: the contents are the same, so every statement about them stays true.
+fn complete_path(
+    transaction: &Transaction<'_>,
+    info: &PathInfo,
+) -> Result<Option<i64>, LocalStoreError> {
+    let sql = "SELECT id, hash, sigs FROM ValidPaths WHERE path = ?1";
+    let mut statement = transaction.prepare_cached(sql).map_err(failed(ACTION))?;
+    let row: Option<(i64, String, Option<String>)> = statement
+        .query_row([info.path.to_string()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()
+        .map_err(failed(ACTION))?;
+    let Some((id, hash, signatures)) = row else { return Ok(None) };
+    let present = Sha256::parse(&hash).map_err(|_| LocalStoreError::Corrupt {
+        path: info.path.to_string(),
+        what: "hash",
+        value: hash,
+    })?;
+    if present != info.nar_hash {
+        let path = info.path.clone();
+        return Err(LocalStoreError::Conflict { path, present, wanted: info.nar_hash });
+    }
+    let mut all: BTreeSet<String> =
+        signatures.iter().flat_map(|text| text.split_whitespace()).map(str::to_owned).collect();
+    all.extend(info.signatures.iter().map(Signature::to_string));
+    let sql = "UPDATE ValidPaths SET sigs = ?2, ca = coalesce(ca, ?3), narSize = ?4 WHERE id = ?1";
+    let mut statement = transaction.prepare_cached(sql).map_err(failed(ACTION))?;
+    let address = info.content_address.as_ref().map(ToString::to_string);
+    let size = i64::try_from(info.nar_size).unwrap_or(i64::MAX);
+    statement.execute(params![id, join(all), address, size]).map_err(failed(ACTION))?;
+    Ok(Some(id))
+}
+
+fn add_references(
+    transaction: &Transaction<'_>,
+    info: &PathInfo,
+    ids: &mut BTreeMap<StorePath, i64>,
+) -> Result<(), LocalStoreError> {
+    for reference in &info.references {
+        if !ids.contains_key(reference) {
+            let sql = "SELECT id FROM ValidPaths WHERE path = ?1";
+            let mut statement = transaction.prepare_cached(sql).map_err(failed(ACTION))?;
+            let found: Option<i64> = statement
+                .query_row([reference.to_string()], |row| row.get(0))
+                .optional()
+                .map_err(failed(ACTION))?;
+            let id = found.ok_or_else(|| LocalStoreError::MissingReference {
+                path: info.path.clone(),
+                reference: reference.clone(),
+            })?;
+            ids.insert(reference.clone(), id);
+        }
+        let sql = "INSERT OR REPLACE INTO Refs (referrer, reference) VALUES (?1, ?2)";
+        let mut statement = transaction.prepare_cached(sql).map_err(failed(ACTION))?;
+        statement.execute([ids.get(&info.path), ids.get(reference)]).map_err(failed(ACTION))?;
+    }
+    Ok(())
+}
+
+fn add_outputs(
+    transaction: &Transaction<'_>,
+    path: &StorePath,
+    outputs: &[Output],
+    ids: &BTreeMap<StorePath, i64>,
+) -> Result<(), LocalStoreError> {
+    let sql = "INSERT OR REPLACE INTO DerivationOutputs (drv, id, path) VALUES (?1, ?2, ?3)";
+    let mut statement = transaction.prepare_cached(sql).map_err(failed(ACTION))?;
+    for output in outputs {
+        statement
+            .execute(params![ids.get(path), output.name, output.path.to_string()])
+            .map_err(failed(ACTION))?;
+    }
+    Ok(())
+}
+
+/// Joins as Nix stores a set of strings: sorted, with spaces, none as NULL.
+fn join(signatures: BTreeSet<String>) -> Option<String> {
+    let joined = signatures.into_iter().collect::<Vec<_>>().join(" ");
+    Some(joined).filter(|joined| !joined.is_empty())
+}
+
+/// Refuses references that go round among `infos`; a path may refer to itself.
+///
+/// References to other paths cannot close a circle: those are valid, and so is all they refer to.
+fn check_acyclic(infos: &[PathInfo]) -> Result<(), LocalStoreError> {
+    let mut waiting: BTreeMap<&StorePath, usize> = BTreeMap::new();
+    let mut referrers: BTreeMap<&StorePath, Vec<&StorePath>> = BTreeMap::new();
+    let known: BTreeSet<&StorePath> = infos.iter().map(|info| &info.path).collect();
+    for info in infos {
+        let others = info.references.iter().filter(|path| **path != info.path);
+        let others: Vec<&StorePath> = others.filter(|path| known.contains(path)).collect();
+        if waiting.insert(&info.path, others.len()).is_none() {
+            for other in others {
+                referrers.entry(other).or_default().push(&info.path);
+            }
+        }
+    }
+    let mut ready: Vec<&StorePath> =
+        waiting.iter().filter(|(_, count)| **count == 0).map(|(path, _)| *path).collect();
+    while let Some(path) = ready.pop() {
+        waiting.remove(path);
+        for referrer in referrers.remove(path).unwrap_or_default() {
+            if let Some(count) = waiting.get_mut(referrer) {
+                *count -= 1;
+                if *count == 0 {
+                    ready.push(referrer);
+                }
+            }
+        }
+    }
+    match waiting.into_keys().next() {
+        Some(path) => Err(LocalStoreError::Cycle(path.clone())),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,112 @@
+//! Roots that outlive the process: what no garbage collector may remove.
+
+use std::{
+    fs, io,
+    os::unix::{ffi::OsStrExt as _, fs::symlink},
+    path::{Component, Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use shared::nix::{
+    StorePath, base32,
+    hash::{Algorithm, Hasher},
+};
+
+use super::{
+    LocalStore, LocalStoreError,
+    layout::{create_dir, io_error, sync_parent},
+};
+
+/// Our own folder below `gcroots`.
+const FOLDER: &str = "shoal";
+
+impl LocalStore {
+    /// Keeps `path` from the garbage collector by the permanent root `gcroots/shoal/<name>`.
+    ///
+    /// Replaces a root of that name. `name` may have several components.
+    ///
+    /// # Errors
+    /// When the root cannot be written.
+    pub fn add_root(&self, name: &str, path: &StorePath) -> Result<(), LocalStoreError> {
+        // A collector that has read the roots already hears of the path this way.
+        self.add_temp_roots(&[path.clone()].into())?;
+        let link = self.own_root(name)?;
+        if let Some(folder) = link.parent() {
+            create_dir(folder)?;
+        }
+        replace_symlink(Path::new(&path.to_string()), &link)
+    }
+
+    /// Removes the permanent root `gcroots/shoal/<name>`, if it is there.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_root(&self, name: &str) -> Result<(), LocalStoreError> {
+        let link = self.own_root(name)?;
+        match fs::remove_file(&link) {
+            Ok(()) => sync_parent(&link),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(io_error("remove", &link)(error)),
+        }
+    }
+
+    /// Returns what the permanent root `gcroots/shoal/<name>` keeps, if it is there.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no link to a store path.
+    pub fn root_target(&self, name: &str) -> Result<Option<StorePath>, LocalStoreError> {
+        let link = self.own_root(name)?;
+        match fs::read_link(&link) {
+            Ok(target) => target
+                .to_str()
+                .and_then(|target| StorePath::parse(target).ok())
+                .map(Some)
+                .ok_or_else(|| io_error("read", &link)(io::ErrorKind::InvalidData.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_error("read", &link)(error)),
+        }
+    }
+
+    /// Registers the symlink `link`, anywhere, as an indirect root.
+    ///
+    /// # Errors
+    /// When the root cannot be written.
+    pub fn add_indirect_root(&self, link: &Path) -> Result<(), LocalStoreError> {
+        let link = std::path::absolute(link).map_err(io_error("resolve", link))?;
+        let mut hasher = Hasher::new(Algorithm::Sha1);
+        hasher.update(link.as_os_str().as_bytes());
+        let folder = self.layout.roots_dir().join("auto");
+        create_dir(&folder)?;
+        replace_symlink(&link, &folder.join(base32::encode(hasher.finish().as_bytes())))
+    }
+
+    fn own_root(&self, name: &str) -> Result<PathBuf, LocalStoreError> {
+        let folder = self.layout.roots_dir().join(FOLDER);
+        let plain = |part| matches!(part, Component::Normal(_));
+        let relative = Path::new(name);
+        if name.is_empty() || !relative.components().all(plain) {
+            return Err(io_error("name a root", relative)(io::ErrorKind::InvalidInput.into()));
+        }
+        Ok(folder.join(relative))
+    }
+}
+
+/// Makes `link` point to `target` in one step, and puts it on disk.
+fn replace_symlink(target: &Path, link: &Path) -> Result<(), LocalStoreError> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    if fs::read_link(link).is_ok_and(|present| present == target) {
+        return Ok(());
+    }
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let temporary = link.with_file_name(format!(".tmp-{}-{number}", std::process::id()));
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(io_error("remove", &temporary)(error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    symlink(target, &temporary)
+        .and_then(|()| fs::rename(&temporary, link))
+        .map_err(io_error("link", link))?;
+    sync_parent(link)
+}

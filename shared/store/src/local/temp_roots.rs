@@ -1,0 +1,168 @@
+//! Temporary roots: what this process tells any garbage collector to keep while it lives.
+//!
+//! A collector holds `gc.lock` for its whole run and reads the files in `temproots` at its start.
+//! So a root is written down either under the shared lock, when no collector runs, or after the
+//! running one has said over its socket that it knows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    os::{fd::AsRawFd as _, unix::net::UnixStream},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::fs::FlockOperation;
+use shared::nix::StorePath;
+
+use super::{
+    LocalStoreError,
+    layout::{Layout, io_error},
+};
+use crate::lock::{LockError, open_lock_file, try_lock, wait_for};
+
+/// How often a collector that does not answer is tried; Nix waits as long.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// How long a running collector may take to answer or end.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// The file is named by the process, so one process must not have two for one store.
+static OPEN: Mutex<BTreeMap<PathBuf, Weak<TempRoots>>> = Mutex::new(BTreeMap::new());
+
+/// The temporary roots of this process in one store.
+#[derive(Debug)]
+pub(super) struct TempRoots {
+    file_path: PathBuf,
+    gc_lock: PathBuf,
+    socket_dir: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Locked for life, once there is a root.
+    file: Option<File>,
+    written: BTreeSet<StorePath>,
+}
+
+impl TempRoots {
+    /// Returns the temporary roots of this process in the store at `layout`.
+    pub(super) fn of(layout: &Layout) -> Result<Arc<Self>, LocalStoreError> {
+        let folder = layout.temp_roots_dir();
+        let key = folder.canonicalize().map_err(io_error("resolve", &folder))?;
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|_, roots| roots.strong_count() > 0);
+        if let Some(roots) = open.get(&key).and_then(Weak::upgrade) {
+            return Ok(roots);
+        }
+        let roots = Arc::new(Self {
+            file_path: key.join(std::process::id().to_string()),
+            gc_lock: layout.state_dir.join("gc.lock"),
+            socket_dir: layout.state_dir.join("gc-socket"),
+            state: Mutex::default(),
+        });
+        open.insert(key, Arc::downgrade(&roots));
+        Ok(roots)
+    }
+
+    /// Writes `paths` down, those that are not yet.
+    pub(super) fn add(&self, paths: &BTreeSet<StorePath>) -> Result<(), LocalStoreError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing: Vec<StorePath> = paths.difference(&state.written).cloned().collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let mut file = match state.file.take() {
+            Some(file) => file,
+            None => self.open_file()?,
+        };
+        let written = self.with_collector_told(&missing, || {
+            let mut records = Vec::new();
+            for path in &missing {
+                records.extend_from_slice(path.to_string().as_bytes());
+                records.push(0);
+            }
+            file.write_all(&records).map_err(io_error("write", &self.file_path))
+        });
+        state.file = Some(file);
+        written?;
+        state.written.extend(missing);
+        Ok(())
+    }
+
+    /// Makes and locks the file of this process.
+    fn open_file(&self) -> Result<File, LocalStoreError> {
+        let path = &self.file_path;
+        loop {
+            // Nobody alive has our number, so a file of that name is a dead one's.
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("remove", path)(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+            let file = open_lock_file(path).map_err(io_error("make", path))?;
+            let operation = FlockOperation::NonBlockingLockExclusive;
+            wait_for(&file, path, operation, PATIENCE, Duration::ZERO)?;
+            // A collector that found it unlocked has unlinked it and then written to it.
+            if file.metadata().map_err(io_error("look at", path))?.len() == 0 {
+                return Ok(file);
+            }
+        }
+    }
+
+    /// Calls `write` at a moment when every collector either is yet to come or knows of `paths`.
+    fn with_collector_told(
+        &self,
+        paths: &[StorePath],
+        write: impl FnOnce() -> Result<(), LocalStoreError>,
+    ) -> Result<(), LocalStoreError> {
+        let start = Instant::now();
+        let gc_lock = open_lock_file(&self.gc_lock).map_err(io_error("open", &self.gc_lock))?;
+        loop {
+            let free = try_lock(&gc_lock, FlockOperation::NonBlockingLockShared)
+                .map_err(io_error("lock", &self.gc_lock))?;
+            // Closing `gc_lock` releases it, after `write`.
+            if free || tell_collector(&self.socket_dir, paths).is_ok() {
+                return write();
+            }
+            let waited = start.elapsed();
+            if waited >= PATIENCE {
+                return Err(LockError::Busy { path: self.gc_lock.clone(), waited }.into());
+            }
+            // It has just started, or just ended.
+            thread::sleep(INTERVAL);
+        }
+    }
+}
+
+impl Drop for TempRoots {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if state.file.take().is_some() {
+            drop(fs::remove_file(&self.file_path));
+        }
+    }
+}
+
+/// Tells the running collector of `paths`; fails if there is none.
+fn tell_collector(socket_dir: &Path, paths: &[StorePath]) -> io::Result<()> {
+    // A socket's path may have 107 bytes, a store's root any number; the descriptor makes it short.
+    let folder = File::open(socket_dir)?;
+    let short = format!("/proc/self/fd/{}/socket", folder.as_raw_fd());
+    let mut stream = UnixStream::connect(short)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    for path in paths {
+        stream.write_all(format!("{path}\n").as_bytes())?;
+        let mut answer = [0];
+        stream.read_exact(&mut answer)?;
+        if answer != *b"1" {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
+    Ok(())
+}
