@@ -9,3 +9,5 @@ mod caches;
 mod harness;
 #[cfg(test)]
 mod publish;
+#[cfg(test)]
+mod purity;

@@ -71,7 +71,7 @@ fn the_hash_rule_before_nix_2_17_is_refused() {
 #[test]
 fn another_name_reference_or_hash_makes_another_path() {
     let all = cache("cache-ca");
-    let other = all.iter().map(|(_, narinfo)| &narinfo.info).last().unwrap().clone();
+    let other = all.iter().map(|(_, narinfo)| &narinfo.info).next_back().unwrap().clone();
     for (name, narinfo) in &all {
         let mut renamed = narinfo.info.clone();
         let base_name = format!("{}-renamed", renamed.path.hash_part());
