@@ -20,5 +20,6 @@ pub mod problem;
 pub mod report;
 pub mod state_word;
 pub mod time;
+pub mod trust;
 pub mod version;
 pub mod window;
