@@ -10,6 +10,7 @@ mod config;
 mod files;
 mod identity;
 mod output;
+mod progress;
 mod state;
 
 use std::process::ExitCode;
