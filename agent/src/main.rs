@@ -8,10 +8,12 @@ mod cli;
 mod client;
 mod config;
 mod files;
+mod host;
 mod identity;
 mod output;
 mod progress;
 mod state;
+mod trust_store;
 
 use std::process::ExitCode;
 

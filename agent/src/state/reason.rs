@@ -62,6 +62,8 @@ pub(crate) enum Code {
     FetchFailed,
     /// The store of this host failed.
     StoreFailed,
+    /// The agent's own state could not be read or written.
+    StateFailed,
     /// The closure is there; the switch comes next.
     Ready,
     /// The fetch is under way.
@@ -139,6 +141,7 @@ impl Code {
             | Self::DiskFull
             | Self::RefusedBytes
             | Self::StoreFailed
+            | Self::StateFailed
             | Self::Ready => StateWord::Waiting,
         }
     }
