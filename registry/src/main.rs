@@ -11,6 +11,7 @@ mod cli;
 mod client;
 mod config;
 mod diff;
+mod draft;
 mod files;
 mod keys;
 mod output;
