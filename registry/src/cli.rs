@@ -11,6 +11,8 @@ mod cache;
 mod closure_index;
 mod completions;
 mod config;
+mod history;
+mod hosts;
 mod key;
 mod serve;
 
@@ -73,6 +75,8 @@ pub(crate) enum Command {
     Serve(serve::Args),
     #[command(subcommand)]
     Key(key::Command),
+    Hosts(hosts::Args),
+    History(history::Args),
     #[command(subcommand)]
     Cache(cache::Command),
     ClosureIndex(closure_index::Args),
@@ -110,6 +114,8 @@ async fn dispatch(command: Command, context: &Context<'_>) -> Result<(), Problem
     match command {
         Command::Serve(args) => serve::run(args, context).await,
         Command::Key(command) => key::run(command, context),
+        Command::Hosts(args) => hosts::run(args, context).await,
+        Command::History(args) => history::run(args, context).await,
         Command::Cache(command) => cache::run(command, context).await,
         Command::ClosureIndex(args) => closure_index::run(args, context).await,
         Command::Config(command) => config::run(&command, context),

@@ -120,14 +120,12 @@ fn rule<'a>(place: &Place<'a>) -> Result<&'a ProfileRule, Problem> {
     })?;
     match rule.take {
         Take::Yes | Take::Hold => Ok(rule),
-        Take::Stop => Err(Problem::new(
-            Kind::Conflict,
-            "stopped",
-            format!("no host would take `{target}`"),
-        )
-        .because(format!("the policy of `{group}`, version {}, stops it", policy.version))
-        .leaves("nothing changed")
-        .fix("ask the owners of the group")),
+        Take::Stop => {
+            Err(Problem::new(Kind::Conflict, "stopped", format!("no host would take `{target}`"))
+                .because(format!("the policy of `{group}`, version {}, stops it", policy.version))
+                .leaves("nothing changed")
+                .fix("ask the owners of the group"))
+        }
     }
 }
 

@@ -16,7 +16,9 @@ mod files;
 mod keys;
 mod output;
 mod preflight;
+mod realm;
 mod signer;
+mod table;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();

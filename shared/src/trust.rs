@@ -21,6 +21,7 @@ pub mod keys;
 mod lookup;
 pub mod metadata;
 mod refresh;
+mod renew;
 pub mod rules;
 mod stored;
 pub mod threshold;
