@@ -16,9 +16,10 @@ mod files;
 mod keys;
 mod output;
 mod preflight;
-mod realm;
+
 mod signer;
 mod table;
+mod trusted_realm;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();

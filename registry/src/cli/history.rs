@@ -22,7 +22,7 @@ pub(crate) struct Args {
 
 /// Prints the list.
 pub(crate) async fn run(args: Args, context: &Context<'_>) -> Result<(), Problem> {
-    let realm = crate::realm::realm_name(&context.settings)?;
+    let realm = crate::trusted_realm::realm_name(&context.settings)?;
     let client = Client::new(&context.settings.registry.value, realm.as_str())?;
     let last = args.target.profile().map_or(shared::id::POLICY, |profile| profile.as_str());
     let query = [("profile", last.to_owned()), ("limit", args.limit.to_string())];

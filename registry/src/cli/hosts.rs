@@ -71,7 +71,7 @@ impl Line<'_> {
 
 /// Prints the list.
 pub(crate) async fn run(args: Args, context: &Context<'_>) -> Result<(), Problem> {
-    let realm = crate::realm::realm_name(&context.settings)?;
+    let realm = crate::trusted_realm::realm_name(&context.settings)?;
     let client = Client::new(&context.settings.registry.value, realm.as_str())?;
     let hosts = all(&client, args.group.as_ref()).await?;
     let lines: Vec<Line<'_>> = hosts.iter().flat_map(lines).collect();

@@ -24,14 +24,14 @@ use crate::{
 
 /// A verified realm, and where its files come from.
 #[derive(Debug)]
-pub(crate) struct Realm {
+pub(crate) struct TrustedRealm {
     name: RealmName,
     source: Source,
     memory: Memory,
     trusted: Trusted,
 }
 
-impl Realm {
+impl TrustedRealm {
     /// Reads and verifies the realm's four top-level roles, and remembers them.
     ///
     /// # Errors
