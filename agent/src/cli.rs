@@ -6,7 +6,7 @@ mod copy_closure;
 mod store;
 mod tuf_client;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use shared::problem::Problem;
@@ -73,6 +73,19 @@ pub(crate) enum Command {
     Completions(completions::CompletionsArgs),
     #[command(hide = true)]
     TufClient(tuf_client::TufClientArgs),
+}
+
+impl Command {
+    /// Returns the root of the store that the command writes to, where the command line says it.
+    pub(crate) fn writes_to(&self) -> Option<&Path> {
+        match self {
+            Self::Store(command) => command.writes_to(),
+            Self::CopyClosure(_)
+            | Self::Config(_)
+            | Self::Completions(_)
+            | Self::TufClient(_) => None,
+        }
+    }
 }
 
 /// What every command gets besides its own arguments.

@@ -40,6 +40,9 @@ fn start(cli: Cli, output: &Output) -> Result<(), Problem> {
     output::start_tracing(&cli.global);
     // Fails only if a provider is installed already, which nothing before this line does.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    if let Some(root) = cli.command.writes_to() {
+        store::local::make_writable(root).map_err(|error| error.problem())?;
+    }
     let context = Context { output: output.clone(), config: cli.global.config.clone() };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -12,6 +12,7 @@ mod database;
 mod derivation;
 mod import;
 mod layout;
+mod problem;
 mod register;
 mod remount;
 mod roots;
