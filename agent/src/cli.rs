@@ -80,10 +80,8 @@ impl Command {
     pub(crate) fn writes_to(&self) -> Option<&Path> {
         match self {
             Self::Store(command) => command.writes_to(),
-            Self::CopyClosure(_)
-            | Self::Config(_)
-            | Self::Completions(_)
-            | Self::TufClient(_) => None,
+            Self::CopyClosure(args) => Some(&args.root),
+            Self::Config(_) | Self::Completions(_) | Self::TufClient(_) => None,
         }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct CopyClosureArgs {
     from: Vec<Location>,
     /// The store's root; `/` is the machine's own store.
     #[arg(long, default_value = "/", value_name = "DIR")]
-    root: PathBuf,
+    pub(super) root: PathBuf,
     /// A key that may vouch for paths, as `name:base64`.
     #[arg(long, value_name = "KEY")]
     trusted_public_key: Vec<PublicKey>,
