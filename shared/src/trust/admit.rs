@@ -13,6 +13,7 @@ use super::metadata::{self, Ruled};
 use super::rules::{Rules, Violation};
 use super::threshold::{self, ThresholdError};
 use super::writer::Target;
+use crate::id::TargetPath;
 use crate::nix::Sha256;
 
 /// A realm's files as they are now, from whoever keeps them.
@@ -172,10 +173,9 @@ pub fn admit(
         (RoleKind::TopLevel, "snapshot" | "timestamp") => {
             Err(Refusal::NotPublished { role: role.to_owned() })
         }
-        (
-            RoleKind::TopLevel | RoleKind::Owners(_) | RoleKind::Team(_) | RoleKind::Part { .. },
-            _,
-        ) => admit_targets(realm, role, candidate, blobs, rules, now),
+        (RoleKind::TopLevel | RoleKind::Owners(_) | RoleKind::Team | RoleKind::Part { .. }, _) => {
+            admit_targets(realm, role, candidate, blobs, rules, now)
+        }
     }
 }
 
@@ -217,7 +217,7 @@ fn admit_targets(
     let new = read::<Targets>(candidate, role, rules)?;
     let signers = count(&new, &authority.keys, &authority.role_keys, role)?;
     for path in new.signed().targets.keys() {
-        if !authority.fences.iter().all(|fence| fence.iter().any(|pattern| pattern.matches(path))) {
+        if !authority.allows(path) {
             return Err(Refusal::OutsideFence { role: role.to_owned(), path: path.clone() });
         }
     }
@@ -246,10 +246,18 @@ struct Authority {
     fences: Vec<Vec<Pattern>>,
 }
 
+impl Authority {
+    fn allows(&self, path: &str) -> bool {
+        TargetPath::parse(path).is_ok_and(|path| {
+            self.fences.iter().all(|fence| fence.iter().any(|pattern| pattern.matches(&path)))
+        })
+    }
+}
+
 /// Follows the delegations from root to `role`, as its name says they go.
 fn authority(realm: &impl Realm, role: &str, rules: &Rules) -> Result<Authority, Refusal> {
     let delegator = match fence::role_kind(role) {
-        Ok(RoleKind::Owners(_) | RoleKind::Team(_)) => "targets",
+        Ok(RoleKind::Owners(_) | RoleKind::Team) => "targets".to_owned(),
         Ok(RoleKind::Part { team }) => team,
         Ok(RoleKind::TopLevel) => {
             let root = realm.role("root").ok_or_else(|| undelegated(role))?;
@@ -260,14 +268,14 @@ fn authority(realm: &impl Realm, role: &str, rules: &Rules) -> Result<Authority,
         }
         Err(error) => return Err(malformed(role, error.into())),
     };
-    let above = authority(realm, delegator, rules)?;
-    let file = realm.role(delegator).ok_or_else(|| undelegated(role))?;
-    let file = current_file::<Targets>(&file, delegator, rules)?;
+    let above = authority(realm, &delegator, rules)?;
+    let file = realm.role(&delegator).ok_or_else(|| undelegated(role))?;
+    let file = current_file::<Targets>(&file, &delegator, rules)?;
     // The keys above may have changed since the delegator last published.
-    count(&file, &above.keys, &above.role_keys, delegator)?;
+    count(&file, &above.keys, &above.role_keys, &delegator)?;
     let delegations = file.signed().delegations.as_ref().ok_or_else(|| undelegated(role))?;
     let patterns = metadata::patterns(delegations)
-        .map_err(|source| Refusal::Current { role: delegator.to_owned(), source })?;
+        .map_err(|source| Refusal::Current { role: delegator.clone(), source })?;
     let (delegation, patterns) = delegations
         .roles
         .iter()
