@@ -3,6 +3,7 @@
 mod completions;
 mod config;
 mod copy_closure;
+mod enroll;
 mod store;
 mod tuf_client;
 
@@ -65,6 +66,7 @@ pub(crate) enum ColorWhen {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Enroll(enroll::EnrollArgs),
     CopyClosure(copy_closure::CopyClosureArgs),
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -101,6 +103,7 @@ pub(crate) struct Context {
 /// that it has no answer.
 pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Problem> {
     match command {
+        Command::Enroll(args) => enroll::run(args, context).await,
         Command::CopyClosure(args) => copy_closure::run(args, context).await,
         Command::Store(command) => store::run(command, context).await,
         Command::Config(command) => config::run(&command, context),

@@ -7,11 +7,13 @@
 mod cli;
 mod client;
 mod config;
+mod enroll;
 mod files;
 mod host;
 mod identity;
 mod output;
 mod progress;
+mod report;
 mod state;
 mod trust_store;
 

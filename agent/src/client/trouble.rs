@@ -64,9 +64,7 @@ impl Trouble {
             Self::NoSource => Kind::Usage,
             Self::Store(_) | Self::File(_) => Kind::Runtime,
         };
-        let code = serde_json::to_value(self.code()).ok();
-        let code = code.as_ref().and_then(|code| code.as_str()).unwrap_or("trouble");
-        Problem::from_error(kind, code, self)
+        Problem::from_error(kind, &self.code().to_string(), self)
             .leaves("this host keeps what it runs")
             .next("agent status")
     }

@@ -164,3 +164,10 @@ impl Code {
         }
     }
 }
+
+impl std::fmt::Display for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The one spelling that reports and journals use.
+        self.serialize(f)
+    }
+}
