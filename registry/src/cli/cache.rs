@@ -96,7 +96,7 @@ async fn push(args: PushArgs, context: &Context<'_>) -> Result<(), Problem> {
         }
         tracing::debug!(done = summary.paths(), total, "pushed");
     }
-    context.output.data(&summary.text(&args.to), &summary.json())
+    context.output.data(&format!("{}\n", summary.text(&args.to)), &summary.json())
 }
 
 /// What every thread needs to push a path.
