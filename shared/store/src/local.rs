@@ -339,3 +339,6 @@ fn raise_descriptor_limit(locks: u64) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
