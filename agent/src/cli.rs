@@ -83,7 +83,7 @@ impl Command {
         match self {
             Self::Store(command) => command.writes_to(),
             Self::CopyClosure(args) => Some(&args.root),
-            Self::Config(_) | Self::Completions(_) | Self::TufClient(_) => None,
+            Self::Enroll(_) | Self::Config(_) | Self::Completions(_) | Self::TufClient(_) => None,
         }
     }
 }
