@@ -17,6 +17,9 @@ use crate::time::Time;
 mod diff;
 mod document;
 
+#[cfg(test)]
+mod tests;
+
 pub use diff::changes;
 pub use document::{Document, Kind};
 
