@@ -13,6 +13,7 @@ mod completions;
 mod config;
 mod history;
 mod hosts;
+mod init;
 mod key;
 mod serve;
 
@@ -72,6 +73,7 @@ pub(crate) enum Color {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Init(init::Args),
     Serve(serve::Args),
     #[command(subcommand)]
     Key(key::Command),
@@ -112,6 +114,7 @@ pub(crate) fn run(cli: Cli, output: &Output) -> Result<(), Problem> {
 
 async fn dispatch(command: Command, context: &Context<'_>) -> Result<(), Problem> {
     match command {
+        Command::Init(args) => init::run(args, context),
         Command::Serve(args) => serve::run(args, context).await,
         Command::Key(command) => key::run(command, context),
         Command::Hosts(args) => hosts::run(args, context).await,

@@ -16,7 +16,6 @@ mod files;
 mod keys;
 mod output;
 mod preflight;
-
 mod signer;
 mod table;
 mod trusted_realm;
