@@ -12,6 +12,7 @@ use shared::{
     problem::{Kind, Problem},
     trust::{
         self, Clock, Folder, Need, Refresh, Rules, Stored, StoredTarget, Trusted, Verdict, Verified,
+        writer::Targets,
     },
 };
 
@@ -67,6 +68,47 @@ impl TrustedRealm {
     /// Returns where the files come from.
     pub(crate) fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// Returns the current version of a role that `targets` delegates to, verified but for its
+    /// expiry; nothing when it was never published.
+    ///
+    /// # Errors
+    /// When the source cannot be reached, or it cannot be believed.
+    pub(crate) async fn role(&self, role: &str) -> Result<Option<Targets>, Problem> {
+        let Some(need) = self.trusted.role_need(role) else { return Ok(None) };
+        let Some(bytes) = fetch(&self.source, &need).await? else {
+            let what = format!("this source is behind: it has no `{}`", need.name);
+            return Err(Problem::new(Kind::Conflict, "source_behind", what)
+                .leaves("nothing changed")
+                .fix("read from the registry itself, not from a mirror"));
+        };
+        let (targets, _) =
+            self.trusted.read_role(role, &bytes).map_err(|error| refused(&error))?;
+        Ok(Some(targets))
+    }
+
+    /// Reads a file that a verified role or manifest names by its SHA-256.
+    ///
+    /// # Errors
+    /// When the source cannot be reached, or has other bytes under this name.
+    pub(crate) async fn file(
+        &self,
+        name: &str,
+        digest: &Sha256,
+        max: u64,
+    ) -> Result<Option<Vec<u8>>, Problem> {
+        let got = self.source.get(name, max).await.map_err(|error| error.problem())?;
+        match got {
+            Some(bytes) if Sha256::of(&bytes) != *digest => {
+                let what = format!("`{name}` is not what its name says");
+                Err(Problem::new(Kind::Trust, "hash_mismatch", what)
+                    .because(format!("its SHA-256 is {}", Sha256::of(&bytes).to_hex()))
+                    .leaves("nothing changed")
+                    .fix("ask the operator of the registry; the file was changed on its disk"))
+            }
+            other => Ok(other.map(Vec::from)),
+        }
     }
 
     /// Finds and verifies a target, and remembers it; nothing when nobody lists it.
