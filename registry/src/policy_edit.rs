@@ -73,8 +73,7 @@ impl FromStr for ProfileArg {
             Some(kinds) => kinds.split('+').map(str::parse).collect::<Result<_, _>>()?,
             None => vec![ActivationKind::None],
         };
-        let mut argument =
-            Self { privileged: name.is_system(), name, activations, user: None };
+        let mut argument = Self { privileged: name.is_system(), name, activations, user: None };
         for word in parts {
             match word.split_once('=') {
                 None if word == "privileged" => argument.privileged = true,

@@ -8,14 +8,16 @@ use shared::{
     trust::{
         PublicKey, SigningKey,
         fence::FenceError,
-        writer::{Delegation, Document, Header, Targets, WriteError},
+        writer::{self, Delegation, Document, Header, Targets, WriteError},
     },
 };
 
 use crate::{
+    cli::Ask,
     client::{Client, Source},
     config::Settings,
     keys::KeyFolder,
+    output::Output,
     signer,
     trusted_realm::{self, TrustedRealm},
 };
@@ -125,16 +127,24 @@ pub(crate) async fn change_targets(
     settings: &Settings,
     client: &Client,
     key: &SigningKey,
+    (ask, output): (Ask, &Output),
     mut change: impl FnMut(&mut Targets) -> Result<(), Problem>,
-) -> Result<(PublishReceipt, Edit), Problem> {
+) -> Result<PublishReceipt, Problem> {
     let mut attempt = 1;
     loop {
         let realm = TrustedRealm::open(settings, Source::Http(client.clone())).await?;
         let mut edit = edit_targets(&realm, Timestamp::now())?;
         change(&mut edit.after)?;
         let document = edit.sign(std::slice::from_ref(key))?;
+        if attempt == 1 {
+            output.say(&format!("Role targets, version {}:", edit.after.header.version));
+            for line in writer::changes(edit.before.as_ref(), &edit.after) {
+                output.say(&format!("  {line}"));
+            }
+            ask.confirm("Sign and publish?", output)?;
+        }
         match edit.send(&document, &Files::default(), client).await {
-            Ok(receipt) => return Ok((receipt, edit)),
+            Ok(receipt) => return Ok(receipt),
             Err(moved) if has_moved(&moved) && attempt < ATTEMPTS => attempt += 1,
             Err(problem) => return Err(problem),
         }

@@ -11,8 +11,8 @@ use shared::{
     nix::Sha256,
     problem::{Kind, Problem},
     trust::{
-        self, Clock, Folder, Need, Refresh, Rules, Stored, StoredTarget, Trusted, Verdict, Verified,
-        writer::Targets,
+        self, Clock, Folder, Need, Refresh, Rules, Stored, StoredTarget, Trusted, Verdict,
+        Verified, writer::Targets,
     },
 };
 
@@ -83,8 +83,7 @@ impl TrustedRealm {
                 .leaves("nothing changed")
                 .fix("read from the registry itself, not from a mirror"));
         };
-        let (targets, _) =
-            self.trusted.read_role(role, &bytes).map_err(|error| refused(&error))?;
+        let (targets, _) = self.trusted.read_role(role, &bytes).map_err(|error| refused(&error))?;
         Ok(Some(targets))
     }
 

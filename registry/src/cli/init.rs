@@ -124,11 +124,8 @@ fn make_keys() -> Result<Keys, KeyError> {
 
 fn first_files(realm: &str, keys: &Keys, now: Timestamp) -> Result<Files, Problem> {
     let made = || -> Result<Files, writer::WriteError> {
-        let header = |days: i64| Header {
-            realm: realm.to_owned(),
-            version: 1,
-            expires: later(now, days),
-        };
+        let header =
+            |days: i64| Header { realm: realm.to_owned(), version: 1, expires: later(now, days) };
         let root = Root {
             header: header(ROOT_DAYS),
             root: Keyring::single(keys.root.public()),
@@ -221,7 +218,9 @@ mod tests {
         let now = Timestamp::now();
         let files = first_files("main", &make_keys().unwrap(), now).unwrap();
         let clock = Clock::synchronised(now);
-        assert!(Refresh::new(Rules::shoal("other"), &files.root, Stored::default(), clock).is_err());
+        assert!(
+            Refresh::new(Rules::shoal("other"), &files.root, Stored::default(), clock).is_err()
+        );
         let started = Refresh::new(Rules::shoal("main"), &files.root, Stored::default(), clock);
         let mut refresh = started.unwrap();
         while let Some(need) = refresh.need() {
