@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use reqwest::multipart::{Form, Part as FormPart};
 use shared::{
     api::{Part, PublishReceipt},
+    id::TargetPath,
     problem::{Kind, Problem},
     trust::{
         PublicKey, SigningKey,
@@ -113,7 +114,7 @@ pub(crate) async fn edit_role(
     now: Timestamp,
 ) -> Result<Edit, Problem> {
     let before = realm.role(role).await?;
-    let header = Header { realm: realm.name().to_string(), version: 0, expires: now };
+    let header = Header { realm: realm.name().to_string(), version: 0, expires: now.into() };
     let mut after = before.clone().unwrap_or_else(|| Targets::empty(role, header));
     advance(&mut after.header, now, DELEGATED_DAYS)?;
     Ok(Edit { before, after })
@@ -152,7 +153,7 @@ pub(crate) async fn change_targets(
 }
 
 /// Returns the delegation of `targets` that a path belongs to.
-pub(crate) fn delegation_of<'a>(targets: &'a Targets, path: &str) -> Option<&'a Delegation> {
+pub(crate) fn delegation_of<'a>(targets: &'a Targets, path: &TargetPath) -> Option<&'a Delegation> {
     targets
         .delegations
         .iter()
@@ -217,7 +218,7 @@ fn advance(header: &mut Header, now: Timestamp, days: i64) -> Result<(), Problem
             .leaves("nothing changed")
     })?;
     let lifetime = SignedDuration::from_hours(days * 24);
-    header.expires = now.saturating_add(lifetime).unwrap_or(Timestamp::MAX);
+    header.expires = now.saturating_add(lifetime).unwrap_or(Timestamp::MAX).into();
     Ok(())
 }
 

@@ -131,9 +131,7 @@ async fn create(args: Create, context: &Context<'_>) -> Result<(), Problem> {
     let delegation = Delegation {
         role: role.to_string(),
         ring: Keyring { keys, threshold: args.threshold },
-        patterns: vec![Pattern::policy(group.as_str()).map_err(|error| {
-            Problem::from_error(Kind::Usage, "group", &error).leaves("nothing changed")
-        })?],
+        patterns: vec![Pattern::policy(group.clone())],
     };
     delegate(&delegation, &args, &realm, &client, context).await?;
     let own = roles::own_keys(&delegation, None, &signer::keys(&context.settings));

@@ -124,8 +124,11 @@ fn make_keys() -> Result<Keys, KeyError> {
 
 fn first_files(realm: &str, keys: &Keys, now: Timestamp) -> Result<Files, Problem> {
     let made = || -> Result<Files, writer::WriteError> {
-        let header =
-            |days: i64| Header { realm: realm.to_owned(), version: 1, expires: later(now, days) };
+        let header = |days: i64| Header {
+            realm: realm.to_owned(),
+            version: 1,
+            expires: later(now, days).into(),
+        };
         let root = Root {
             header: header(ROOT_DAYS),
             root: Keyring::single(keys.root.public()),
@@ -143,7 +146,7 @@ fn first_files(realm: &str, keys: &Keys, now: Timestamp) -> Result<Files, Proble
         let snapshot = signed(snapshot.document()?, &keys.snapshot);
         let timestamp = writer::Timestamp {
             header: header(TIMESTAMP_DAYS),
-            signed_at: now,
+            signed_at: now.into(),
             snapshot: 1,
             pin: Target::of(&snapshot),
         };
