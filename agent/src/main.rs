@@ -4,14 +4,21 @@
 //! to the registry, and `trust_store` keeps what was verified. Nothing outside this program has
 //! authority over the host: it decides from signed data, its own configuration and its own clock.
 
+mod activate;
 mod cli;
 mod client;
 mod config;
+mod converge;
+mod crash;
+mod desired;
 mod enroll;
 mod files;
 mod host;
+mod host_lock;
 mod identity;
+mod journal;
 mod output;
+mod pins;
 mod progress;
 mod report;
 mod state;

@@ -13,14 +13,14 @@ use shared::problem::Problem;
 use shared::report::{self, Attempt, Clock, Free, ProfileReport, Report, ReportError, TrustState};
 use shared::time::Time;
 use shared::trust::dsse::{DsseError, Envelope};
-use shared::version::{SoftwareVersion, VersionNumber};
+use shared::version::SoftwareVersion;
 
 use crate::client::{Source, TrustFacts};
 use crate::config::Settings;
 use crate::files::{self, FileError};
 use crate::host;
 use crate::identity::{Identity, IdentityError};
-use crate::state::{Profile, Running, Wanted};
+use crate::state::{EpochVersion, Profile, Running, Wanted};
 
 /// The host's certificate, below `state_dir`.
 const CERTIFICATE: &str = "host.cert";
@@ -246,7 +246,7 @@ fn profile_report(profile: &Profile, now: Timestamp) -> Option<ProfileReport> {
             .reason
             .map(|reason| report::Reason { code: reason.code.to_string(), text: reason.text }),
         next: explained.next,
-        wanted: profile.wanted.as_ref().and_then(wanted),
+        wanted: profile.wanted.as_ref().map(wanted),
         running: profile.running.as_ref().map(running),
         healthy_since: profile.healthy_since.map(Time::from),
         attempt: profile.record.as_ref().map(|record| Attempt {
@@ -257,16 +257,15 @@ fn profile_report(profile: &Profile, now: Timestamp) -> Option<ProfileReport> {
     })
 }
 
-fn wanted(wanted: &Wanted) -> Option<report::Wanted> {
-    let version = VersionNumber::new(wanted.version.version)?;
-    let (epoch, path) = (wanted.version.epoch, Some(wanted.path.clone()));
-    Some(report::Wanted { epoch, version, path })
+fn wanted(wanted: &Wanted) -> report::Wanted {
+    let EpochVersion { epoch, version } = wanted.version;
+    report::Wanted { epoch, version, path: Some(wanted.path.clone()) }
 }
 
 fn running(running: &Running) -> report::Running {
     report::Running {
         epoch: running.version.map(|version| version.epoch),
-        version: running.version.and_then(|version| VersionNumber::new(version.version)),
+        version: running.version.map(|version| version.version),
         path: running.path.clone(),
         generation: running.generation,
     }

@@ -124,7 +124,6 @@ impl Code {
             }
             Self::ActivationFailed
             | Self::ActivationTimeout
-            | Self::UserRefused
             | Self::HealthFailed
             | Self::BootEntryGone
             | Self::Interrupted => StateWord::RolledBack,
@@ -142,6 +141,7 @@ impl Code {
             | Self::RefusedBytes
             | Self::StoreFailed
             | Self::StateFailed
+            | Self::UserRefused
             | Self::Ready => StateWord::Waiting,
         }
     }
