@@ -29,7 +29,7 @@ pub(crate) enum Existing {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write `{path}`")]
 pub(crate) struct WriteError {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     #[source]
     pub(crate) source: io::Error,
 }
@@ -56,14 +56,6 @@ pub(crate) fn private_folder(path: &Path) -> Result<(), WriteError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);
     builder.create(path).map_err(|source| WriteError { path: path.to_owned(), source })
-}
-
-/// Makes a folder and what is missing above it, for everyone to read as far as the umask lets them.
-///
-/// # Errors
-/// When one cannot be made.
-pub(crate) fn open_folder(path: &Path) -> Result<(), WriteError> {
-    fs::create_dir_all(path).map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
 fn write_file(path: &Path, bytes: &[u8], readers: Readers, existing: Existing) -> io::Result<()> {

@@ -7,20 +7,23 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+mod api;
+mod app;
+mod blobs;
 mod cli;
 mod client;
 mod config;
+mod db;
 mod diff;
-mod draft;
 mod files;
 mod keys;
 mod output;
-mod policy_edit;
 mod preflight;
-mod roles;
+mod realm;
+mod router;
+mod serve;
 mod signer;
-mod table;
-mod trusted_realm;
+mod static_files;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();

@@ -6,10 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use shared::{
-    problem::{Kind, Problem},
-    trust::SigningKey,
-};
+use ed25519_dalek::SigningKey;
+use shared::problem::{Kind, Problem};
 use zeroize::Zeroizing;
 
 use crate::{

@@ -24,6 +24,7 @@ use crate::{
     report::{ProfileReport, Reason, Report},
     state_word::StateWord,
     time::Time,
+    trust::dsse::Envelope,
     version::{SoftwareVersion, VersionNumber},
 };
 
@@ -73,18 +74,18 @@ pub struct PublishReceipt {
 /// A host that asks for a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct EnrolRequest<E> {
+pub struct EnrolRequest {
     /// What `registry host enroll-token` printed.
     pub token: String,
     /// A signed [`EnrolmentRequest`](crate::certificate::EnrolmentRequest), in its envelope.
-    pub request: E,
+    pub request: Envelope,
 }
 
 /// A host's certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EnrolAnswer<E> {
+pub struct EnrolAnswer {
     /// A signed [`Certificate`](crate::certificate::Certificate), in its envelope.
-    pub certificate: E,
+    pub certificate: Envelope,
 }
 
 /// A report that is stored.

@@ -77,13 +77,7 @@ impl Hints {
     ///
     /// If they are no text, of another version, or for another index.
     pub fn parse(bytes: &[u8], index: Digest) -> Result<Self, HintsError> {
-        if bytes.len() > MAX_LEN {
-            return Err(HintsError::NotText);
-        }
-        let text = std::str::from_utf8(bytes).map_err(|_| HintsError::NotText)?;
-        let mut lines = text.lines();
-        let header = lines.next().and_then(|line| line.strip_prefix(MAGIC)?.strip_prefix(' '));
-        let digest = header.and_then(|text| Digest::parse(text).ok()).ok_or(HintsError::Header)?;
+        let (digest, lines) = header(bytes)?;
         if digest != index {
             return Err(HintsError::OtherIndex(digest));
         }
@@ -93,6 +87,15 @@ impl Hints {
             let _understood = hints.take_line(line);
         }
         Ok(hints)
+    }
+
+    /// Returns the digest of the closure index that hints say they are for.
+    ///
+    /// # Errors
+    ///
+    /// If they are no text or of another version.
+    pub fn index_of(bytes: &[u8]) -> Result<Digest, HintsError> {
+        header(bytes).map(|(digest, _)| digest)
     }
 
     /// Returns the caches by their number: URLs that the reader compares with those it may use.
@@ -196,6 +199,17 @@ impl NarHint {
             url: is_relative(url).then(|| url.to_owned())?,
         })
     }
+}
+
+/// Splits hints into the digest in their first line, and the other lines.
+fn header(bytes: &[u8]) -> Result<(Digest, std::str::Lines<'_>), HintsError> {
+    if bytes.len() > MAX_LEN {
+        return Err(HintsError::NotText);
+    }
+    let mut lines = std::str::from_utf8(bytes).map_err(|_| HintsError::NotText)?.lines();
+    let header = lines.next().and_then(|line| line.strip_prefix(MAGIC)?.strip_prefix(' '));
+    let digest = header.and_then(|text| Digest::parse(text).ok()).ok_or(HintsError::Header)?;
+    Ok((digest, lines))
 }
 
 /// Tells whether a URL stays below the cache that it is relative to.

@@ -8,8 +8,6 @@ mod caches;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
-mod house;
-#[cfg(test)]
 mod publish;
 #[cfg(test)]
 mod purity;

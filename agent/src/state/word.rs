@@ -130,7 +130,6 @@ impl Profile {
                 Code::ProfileClaimedTwice => "agent plan".to_owned(),
                 Code::Untrusted
                 | Code::NoFreshSource
-                | Code::StateFailed
                 | Code::PolicyHold
                 | Code::Epoch
                 | Code::Revoked

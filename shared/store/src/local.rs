@@ -12,7 +12,6 @@ mod database;
 mod derivation;
 mod import;
 mod layout;
-mod problem;
 mod register;
 mod remount;
 mod roots;
@@ -339,6 +338,3 @@ fn raise_descriptor_limit(locks: u64) {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

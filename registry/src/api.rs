@@ -1,0 +1,31 @@
+//! The API: one file for each thing that is asked for.
+
+pub(crate) mod enrol;
+pub(crate) mod error;
+pub(crate) mod health;
+pub(crate) mod history;
+pub(crate) mod hosts;
+pub(crate) mod reports;
+pub(crate) mod roles;
+
+use error::ApiError;
+
+/// Answers whatever is no route.
+pub(crate) async fn not_found() -> ApiError {
+    ApiError::not_found("there is nothing here").fix("the address of a realm is `/r/<realm>/`")
+}
+
+/// The most items in one answer.
+pub(crate) const MAX_LIMIT: usize = 500;
+
+/// Reads how many items were asked for.
+pub(crate) fn limit(asked: Option<usize>) -> usize {
+    asked.unwrap_or(100).clamp(1, MAX_LIMIT)
+}
+
+/// Runs what reads or writes files where it may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(&error))
+}

@@ -1,0 +1,82 @@
+//! How the API says no: a [`Problem`] as `application/problem+json`.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use shared::{
+    api::{Challenge, PROBLEM},
+    problem::{Kind, Problem},
+};
+
+/// A refusal, and how it is told over HTTP.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    problem: Box<Problem>,
+    nonce: Option<String>,
+}
+
+impl ApiError {
+    /// Refuses with this status.
+    pub(crate) fn new(status: StatusCode, problem: Problem) -> Self {
+        Self { status, problem: Box::new(problem), nonce: None }
+    }
+
+    /// There is no such thing.
+    pub(crate) fn not_found(what: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, Problem::new(Kind::Negative, "not_found", what))
+    }
+
+    /// Says what would mend it.
+    pub(crate) fn fix(mut self, fix: &str) -> Self {
+        self.problem.fix = Some(fix.to_owned());
+        self
+    }
+
+    /// The request is not of its form.
+    pub(crate) fn malformed(error: &(dyn std::error::Error + 'static)) -> Self {
+        let problem = Problem::from_error(Kind::Trust, "malformed", error);
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, problem.leaves("nothing changed"))
+    }
+
+    /// Whoever asks may not.
+    pub(crate) fn forbidden(code: &str, what: impl Into<String>) -> Self {
+        let problem = Problem::new(Kind::Trust, code, what).leaves("nothing changed");
+        Self::new(StatusCode::FORBIDDEN, problem)
+    }
+
+    /// The registry itself failed; the details are for its log alone.
+    pub(crate) fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
+        let told = Problem::from_error(Kind::Runtime, "internal", error);
+        tracing::error!(error = told.render(), "a request failed");
+        let problem = Problem::new(Kind::Runtime, "internal", "the registry could not do it")
+            .fix("its log says why");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, problem)
+    }
+
+    /// The counter of a report does not count; this nonce would mend it.
+    pub(crate) fn challenge(what: impl Into<String>, nonce: String) -> Self {
+        let problem = Problem::new(Kind::Conflict, "challenge", what)
+            .leaves("the report is not stored")
+            .fix("repeat the nonce in the next report");
+        Self { nonce: Some(nonce), ..Self::new(StatusCode::UNAUTHORIZED, problem) }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = match self.nonce {
+            None => (self.status, Json(*self.problem)).into_response(),
+            Some(nonce) => {
+                let challenge = Challenge { problem: *self.problem, nonce };
+                (self.status, Json(challenge)).into_response()
+            }
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+}

@@ -1,0 +1,173 @@
+//! `GET /hosts`: what is known of hosts, from their own reports.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+};
+use serde::Deserialize;
+use shared::{
+    api::{HostDetail, HostSummary, Page},
+    id::GroupName,
+    report::Reason,
+    state_word::StateWord,
+    time::Time,
+};
+
+use super::{error::ApiError, limit};
+use crate::{
+    app::App,
+    db::hosts::{self, HostRow},
+};
+
+/// Hosts that are read from the database at once.
+const CHUNK: usize = 500;
+
+/// Which hosts are asked for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Filter {
+    group: Option<GroupName>,
+    /// State words, comma-separated; all are meant where none is given.
+    state: Option<String>,
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+/// Lists hosts by name.
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    Path(realm): Path<String>,
+    Query(filter): Query<Filter>,
+) -> Result<Json<Page<HostSummary>>, ApiError> {
+    let realm = app.realm(&realm)?.name().clone();
+    let states = filter.state.as_deref().map(parse_states).transpose()?;
+    let (now, stale_after) = (app.time(), i64::from(app.stale_after));
+    let limit = limit(filter.limit);
+    let wanted = move |host: &HostSummary| {
+        filter.group.as_ref().is_none_or(|group| host.groups.contains(group))
+            && states.as_ref().is_none_or(|states| states.contains(&host.state))
+    };
+    let mut after = split_cursor(filter.cursor.as_deref().unwrap_or_default());
+    let listing = app.db.read(move |db| {
+        let mut items: Vec<HostSummary> = Vec::new();
+        loop {
+            let rows = hosts::list(db, &realm, (&after.0, &after.1), CHUNK)?;
+            let end = rows.len() < CHUNK;
+            for row in rows {
+                let host = summary(row, stale_after, now);
+                after = (host.name.to_string(), host.host.to_string());
+                if wanted(&host) {
+                    if items.len() == limit {
+                        let last = items.last().map(|last| format!("{}.{}", last.name, last.host));
+                        return Ok((items, last));
+                    }
+                    items.push(host);
+                }
+            }
+            if end {
+                return Ok((items, None));
+            }
+        }
+    });
+    let (items, next_cursor) = listing.await.map_err(|error| ApiError::internal(&error))?;
+    Ok(Json(Page { items, next_cursor, as_of: now }))
+}
+
+/// Shows one host.
+pub(crate) async fn show(
+    State(app): State<Arc<App>>,
+    Path((realm, name)): Path<(String, String)>,
+) -> Result<Json<HostDetail>, ApiError> {
+    let realm = app.realm(&realm)?.name().clone();
+    let what = format!("there is no host `{}`", name.escape_default());
+    let found = app.db.read(move |db| hosts::find(db, &realm, &name)).await;
+    let row = found
+        .map_err(|error| ApiError::internal(&error))?
+        .ok_or_else(|| ApiError::not_found(what))?;
+    let (enrolled_at, not_after) = (row.enrolled_at, row.certificate.not_after);
+    let report = row.report.clone();
+    let summary = summary(row, i64::from(app.stale_after), app.time());
+    Ok(Json(HostDetail { summary, enrolled_at, not_after, report }))
+}
+
+fn parse_states(text: &str) -> Result<Vec<StateWord>, ApiError> {
+    let words = text.split(',').map(str::parse);
+    words.collect::<Result<_, _>>().map_err(|error| ApiError::malformed(&error))
+}
+
+/// A cursor is the name and id of the last host told.
+fn split_cursor(cursor: &str) -> (String, String) {
+    let (name, host) = cursor.split_once('.').unwrap_or((cursor, ""));
+    (name.to_owned(), host.to_owned())
+}
+
+/// Puts what a host said, and for how long it has said nothing, into one word.
+fn summary(row: HostRow, stale_after: i64, now: Time) -> HostSummary {
+    let HostRow { certificate, enrolled_at, reported_at, report } = row;
+    let told = told(report.as_ref(), reported_at);
+    let silent_since = reported_at.unwrap_or(enrolled_at);
+    let silent = reported_at.is_none() || silent_since.plus(stale_after) < now;
+    let told = if silent && told.state > StateWord::Stale {
+        silence(reported_at, enrolled_at, &certificate.name)
+    } else {
+        told
+    };
+    HostSummary {
+        host: certificate.host,
+        name: certificate.name,
+        groups: certificate.groups,
+        labels: certificate.labels,
+        state: told.state,
+        reason: told.reason,
+        since: told.since,
+        next: told.next,
+        reported_at,
+        agent: report.as_ref().map(|report| report.agent),
+        profiles: report.map(|report| report.profiles).unwrap_or_default(),
+    }
+}
+
+/// A state with all that must stand beside it.
+struct Told {
+    state: StateWord,
+    reason: Option<Reason>,
+    since: Option<Time>,
+    next: Option<String>,
+}
+
+/// What the host itself said last.
+fn told(report: Option<&shared::report::Report>, reported_at: Option<Time>) -> Told {
+    let profiles = report.map(|report| report.profiles.as_slice()).unwrap_or_default();
+    match profiles.iter().min_by_key(|profile| profile.state) {
+        Some(profile) => Told {
+            state: profile.state,
+            reason: profile.reason.clone(),
+            since: Some(profile.since),
+            next: profile.next.clone(),
+        },
+        None => Told {
+            state: StateWord::Converged,
+            reason: Some(Reason {
+                code: "no_profiles".to_owned(),
+                text: "its groups want nothing of it".to_owned(),
+            }),
+            since: reported_at,
+            next: None,
+        },
+    }
+}
+
+fn silence(reported_at: Option<Time>, enrolled_at: Time, name: &shared::id::HostName) -> Told {
+    let (code, text) = match reported_at {
+        Some(at) => ("no_report", format!("no report since {at}")),
+        None => ("never_seen", format!("enrolled at {enrolled_at}, never reported")),
+    };
+    Told {
+        state: StateWord::Stale,
+        reason: Some(Reason { code: code.to_owned(), text }),
+        since: Some(reported_at.unwrap_or(enrolled_at)),
+        next: Some(format!("on {name}: agent status")),
+    }
+}

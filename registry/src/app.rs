@@ -1,0 +1,57 @@
+//! What a request can reach.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use jiff::Timestamp;
+use shared::{
+    id::RealmName,
+    time::Time,
+    trust::{PublicKey, SigningKey},
+};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{api::error::ApiError, db::Db, realm::Realm};
+
+/// Publications that are in memory at once.
+pub(crate) const PUBLICATIONS: usize = 4;
+
+/// The state of the server.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) realms: BTreeMap<RealmName, Arc<Realm>>,
+    pub(crate) db: Db,
+    /// Signs certificates of hosts, where this server may.
+    pub(crate) enrolment: Option<SigningKey>,
+    /// A folder that is served as a binary cache below `/cache/`.
+    pub(crate) cache: Option<PathBuf>,
+    /// Seconds after which a host that has not reported is `stale`.
+    pub(crate) stale_after: u32,
+    /// Ends long polls when the server stops.
+    pub(crate) stopping: CancellationToken,
+    pub(crate) publications: Semaphore,
+    /// The clock, so that a test can set it.
+    pub(crate) clock: fn() -> Timestamp,
+}
+
+impl App {
+    /// Returns a realm that is served.
+    pub(crate) fn realm(&self, name: &str) -> Result<&Arc<Realm>, ApiError> {
+        self.realms.get(name).ok_or_else(|| ApiError::not_found("there is no such realm"))
+    }
+
+    /// Returns the time.
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    /// Returns the time in whole seconds.
+    pub(crate) fn time(&self) -> Time {
+        Time::of(self.now())
+    }
+
+    /// Returns the public half of this server's enrolment key.
+    pub(crate) fn enrolment_key(&self) -> Option<PublicKey> {
+        self.enrolment.as_ref().map(SigningKey::public)
+    }
+}

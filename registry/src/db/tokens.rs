@@ -1,0 +1,124 @@
+//! Enrolment tokens: who has one may enrol hosts into its groups.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+use shared::{
+    id::{GroupName, RealmName},
+    nix::Sha256,
+    time::Time,
+};
+
+use super::DbError;
+
+/// What a token allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) realm: RealmName,
+    pub(crate) groups: Vec<GroupName>,
+    /// How many hosts may enrol with it.
+    pub(crate) uses: u32,
+    pub(crate) expires_at: Time,
+}
+
+/// Why a token allows nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TokenError {
+    #[error("the token is unknown")]
+    Unknown,
+    #[error("the token ended at {0}")]
+    Expired(Time),
+    #[error("the token has been used as often as it may")]
+    Used,
+}
+
+/// Stores a token by its hash.
+pub(crate) fn create(
+    connection: &Connection,
+    token: &str,
+    grant: &Grant,
+    now: Time,
+) -> Result<(), DbError> {
+    let groups = serde_json::to_string(&grant.groups)
+        .map_err(|error| DbError::Damaged(error.to_string()))?;
+    connection.execute(
+        "INSERT INTO tokens (hash, realm, groups, uses, created_at, expires_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![
+            hash(token),
+            grant.realm.as_str(),
+            groups,
+            grant.uses,
+            now.as_second(),
+            grant.expires_at.as_second()
+        ],
+    )?;
+    Ok(())
+}
+
+/// Takes one use of a token; a key that has enrolled with it before takes none.
+pub(crate) fn redeem(
+    connection: &Connection,
+    realm: &RealmName,
+    token: &str,
+    returning: bool,
+    now: Time,
+) -> Result<Result<Vec<GroupName>, TokenError>, DbError> {
+    let hash = hash(token);
+    let select = "SELECT groups, uses, expires_at FROM tokens WHERE hash = ?1 AND realm = ?2";
+    let found = connection
+        .query_row(select, params![hash, realm.as_str()], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, u32>(1)?, row.get::<_, i64>(2)?))
+        })
+        .optional()?;
+    let Some((groups, uses, expires_at)) = found else { return Ok(Err(TokenError::Unknown)) };
+    let groups = serde_json::from_str(&groups).map_err(|_| DbError::Damaged(groups))?;
+    if returning {
+        return Ok(Ok(groups));
+    }
+    if expires_at <= now.as_second() {
+        let at = super::hosts::time(expires_at)?;
+        return Ok(Err(TokenError::Expired(at)));
+    }
+    if uses == 0 {
+        return Ok(Err(TokenError::Used));
+    }
+    connection.execute("UPDATE tokens SET uses = uses - 1 WHERE hash = ?1", [hash])?;
+    Ok(Ok(groups))
+}
+
+/// Returns the hash by which a token is stored. A token has 256 random bits: no salt is needed.
+pub(crate) fn hash(token: &str) -> [u8; 32] {
+    Sha256::of(token.as_bytes()).0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(text: &str) -> Time {
+        Time::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_token_works_as_often_and_as_long_as_it_may() {
+        let data = tempfile::tempdir().unwrap();
+        let connection = super::super::connect(data.path()).unwrap();
+        let realm = RealmName::parse("main").unwrap();
+        let groups = vec![GroupName::parse("eu-prod").unwrap()];
+        let expires_at = time("2026-01-02T00:00:00Z");
+        let grant = Grant { realm: realm.clone(), groups: groups.clone(), uses: 1, expires_at };
+        let now = time("2026-01-01T00:00:00Z");
+        create(&connection, "secret", &grant, now).unwrap();
+
+        let redeem = |realm: &RealmName, token: &str, returning, now| {
+            redeem(&connection, realm, token, returning, now).unwrap()
+        };
+        let other = RealmName::parse("other").unwrap();
+        assert_eq!(redeem(&realm, "guess", false, now), Err(TokenError::Unknown));
+        assert_eq!(redeem(&other, "secret", false, now), Err(TokenError::Unknown));
+        let late = redeem(&realm, "secret", false, expires_at);
+        assert_eq!(late, Err(TokenError::Expired(expires_at)));
+        assert_eq!(redeem(&realm, "secret", false, now), Ok(groups.clone()));
+        assert_eq!(redeem(&realm, "secret", false, now), Err(TokenError::Used));
+        assert_eq!(redeem(&realm, "secret", true, now), Ok(groups));
+    }
+}

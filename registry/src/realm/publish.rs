@@ -1,0 +1,413 @@
+//! Taking a new version of a role: what an agent would refuse, the registry refuses first.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use jiff::Timestamp;
+use shared::{
+    api::PublishReceipt,
+    closure::{ClosureError, ClosureIndex},
+    feature::Feature,
+    hints::{Hints, HintsError},
+    id::{Digest, IdError, TargetPath},
+    manifest::{Manifest, ManifestError},
+    nix::{Sha256, StorePath},
+    policy::{Policy, PolicyError},
+    trust::{
+        self, admit,
+        writer::{self, Target, Targets},
+    },
+    version::SoftwareVersion,
+};
+
+use super::{Head, Realm, RealmError, verify::Future};
+use crate::blobs::{Blobs, FileName};
+
+/// What the publisher believes is current.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Precondition {
+    /// `If-Match`: this version of the role.
+    Version(u64),
+    /// `If-None-Match: *`: no version of the role.
+    Absent,
+}
+
+/// What a publisher sends.
+#[derive(Debug, Default)]
+pub(crate) struct Submission {
+    /// The signed role.
+    pub(crate) role: Vec<u8>,
+    /// Files that it references, by their hashes.
+    pub(crate) blobs: BTreeMap<Sha256, Vec<u8>>,
+    /// Hints for closure indexes among them.
+    pub(crate) hints: Vec<Vec<u8>>,
+}
+
+/// Why a publication is not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PublishError {
+    /// The world moved.
+    #[error("role `{role}` is at version {current}, not {}", shown(.expected))]
+    Moved { role: String, current: u64, expected: Precondition },
+    /// An agent would refuse it.
+    #[error(transparent)]
+    Refused(#[from] admit::Refusal),
+    /// A target path that is none of ours.
+    #[error(transparent)]
+    Path(#[from] IdError),
+    /// A target that is no manifest.
+    #[error("`{path}` is refused")]
+    Manifest {
+        path: TargetPath,
+        #[source]
+        source: ManifestError,
+    },
+    /// A target that is no policy.
+    #[error("`{path}` is refused")]
+    Policy {
+        path: TargetPath,
+        #[source]
+        source: PolicyError,
+    },
+    /// It asks for what no agent can do.
+    #[error("`{path}` asks for {feature}, which no agent supports")]
+    Unsupported { path: TargetPath, feature: Feature },
+    /// A manifest or policy that does not rise.
+    #[error("`{path}` has version {found}, but {current} is published: versions only rise")]
+    Version { path: TargetPath, current: String, found: String },
+    /// A closure index that did not come and is not there.
+    #[error("closure index {digest} of `{path}` is missing")]
+    NoClosure { path: TargetPath, digest: Digest },
+    /// A closure index that is none.
+    #[error("closure index {digest} of `{path}` is refused")]
+    Closure {
+        path: TargetPath,
+        digest: Digest,
+        #[source]
+        source: ClosureError,
+    },
+    /// A closure index of something else than the manifest says.
+    #[error(
+        "closure index {digest} is not of `{root}` with the paths and bytes that `{path}` says"
+    )]
+    OtherClosure { path: TargetPath, digest: Digest, root: StorePath },
+    /// Hints that are none.
+    #[error("the hints are refused")]
+    Hints(#[source] HintsError),
+    /// A root that this server could not serve.
+    #[error("the new root names other keys for `{0}` than this server's")]
+    OnlineKey(&'static str),
+    /// The agent's own code does not find its way through what would be served.
+    #[error("an agent would refuse what would be served")]
+    Agent(#[source] trust::Error),
+    /// The registry failed.
+    #[error(transparent)]
+    Realm(#[from] RealmError),
+}
+
+fn shown(expected: &Precondition) -> String {
+    match expected {
+        Precondition::Version(version) => version.to_string(),
+        Precondition::Absent => "absent".to_owned(),
+    }
+}
+
+/// What agents of this version do not do, whatever the policy says.
+const RESERVED: [Feature; 3] = [Feature::Requires, Feature::Rollout, Feature::Shards];
+
+impl Realm {
+    /// Checks that a role may be published, before its files are looked at.
+    pub(crate) fn may_publish(
+        &self,
+        role: &str,
+        expected: Precondition,
+        bytes: &[u8],
+        now: Timestamp,
+    ) -> Result<(), PublishError> {
+        let head = self.lock().clone();
+        let state = State { realm: self, head: &head };
+        if admit::Realm::role(&state, role).is_some_and(|current| current == bytes) {
+            return Ok(());
+        }
+        check_precondition(role, head.version(role), expected)?;
+        match admit::admit(&state, role, bytes, &BTreeMap::new(), &self.rules, now) {
+            Ok(_) | Err(admit::Refusal::Missing { .. }) => Ok(()),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// Takes a new version of a role; once this returns, it is on the disk and served.
+    pub(crate) fn publish(
+        &self,
+        role: &str,
+        expected: Precondition,
+        submission: &Submission,
+        now: Timestamp,
+    ) -> Result<PublishReceipt, PublishError> {
+        let mut head = self.lock();
+        let receipt = |head: &Head| PublishReceipt {
+            role: role.to_owned(),
+            version: head.version(role),
+            timestamp: head.timestamp.header.version,
+        };
+        let state = State { realm: self, head: &head };
+        // Who lost the answer and asks again has already got what they want.
+        if admit::Realm::role(&state, role).is_some_and(|bytes| bytes == submission.role) {
+            return Ok(receipt(&head));
+        }
+        check_precondition(role, head.version(role), expected)?;
+        let Submission { role: bytes, blobs, .. } = submission;
+        let admitted = admit::admit(&state, role, bytes, blobs, &self.rules, now)?;
+        if role == "root" {
+            self.publish_root(&mut head, bytes, now)?;
+            return Ok(receipt(&head));
+        }
+        let files = Files::collect(&state, &admitted, submission)?;
+        self.publish_role(&mut head, &admitted, &files, submission, now)?;
+        Ok(receipt(&head))
+    }
+
+    fn publish_root(
+        &self,
+        head: &mut Head,
+        bytes: &[u8],
+        now: Timestamp,
+    ) -> Result<(), PublishError> {
+        let root = writer::Root::read(bytes, &self.rules)
+            .map_err(|source| self.unsigned("root", source))?;
+        if let Some(role) = super::foreign_key(&root, &self.keys) {
+            return Err(PublishError::OnlineKey(role));
+        }
+        let name = FileName::metadata(root.header.version, "root");
+        self.blobs.write(&name, bytes).map_err(RealmError::from)?;
+        head.root = root.header.version;
+        // Nothing pins a root; a new timestamp wakes the agents that wait, and they look.
+        Ok(self.commit_timestamp(head, now)?)
+    }
+
+    fn publish_role(
+        &self,
+        head: &mut Head,
+        admitted: &admit::Admitted,
+        files: &Files<'_>,
+        submission: &Submission,
+        now: Timestamp,
+    ) -> Result<(), PublishError> {
+        let role_file = FileName::metadata(admitted.version, &admitted.role);
+        let mut roles = head.snapshot.roles.clone();
+        roles.insert(admitted.role.clone(), admitted.version);
+        let (snapshot, bytes) = self.sign_snapshot(head, roles, now)?;
+        let version = snapshot.header.version;
+        let snapshot_file = FileName::metadata(version, "snapshot");
+        let (timestamp, pinned) = self.sign_timestamp(head, version, Target::of(&bytes), now)?;
+
+        let mut future: HashMap<FileName, &[u8]> =
+            files.list.iter().map(|(name, bytes)| (name.clone(), *bytes)).collect();
+        future.insert(role_file.clone(), &submission.role);
+        future.insert(snapshot_file.clone(), &bytes);
+        future.insert(FileName::Timestamp, &pinned);
+        let root = super::read(&self.name, &self.blobs, &FileName::metadata(head.root, "root"))?;
+        Future { blobs: &self.blobs, files: future }
+            .verify(&root, &files.changed, &self.rules, now)
+            .map_err(PublishError::Agent)?;
+
+        let write =
+            |name: &FileName, bytes: &[u8]| self.blobs.write(name, bytes).map_err(RealmError::from);
+        for (name, bytes) in &files.list {
+            write(name, bytes)?;
+        }
+        write(&role_file, &submission.role)?;
+        write(&snapshot_file, &bytes)?;
+        self.write_timestamp(head, Head { root: head.root, timestamp, snapshot }, pinned)?;
+        Ok(())
+    }
+}
+
+fn check_precondition(
+    role: &str,
+    current: u64,
+    expected: Precondition,
+) -> Result<(), PublishError> {
+    let holds = match expected {
+        Precondition::Version(version) => version == current && current > 0,
+        Precondition::Absent => current == 0,
+    };
+    if holds {
+        return Ok(());
+    }
+    Err(PublishError::Moved { role: role.to_owned(), current, expected })
+}
+
+/// A realm as admission asks for it.
+struct State<'a> {
+    realm: &'a Realm,
+    head: &'a Head,
+}
+
+impl State<'_> {
+    fn read(&self, name: &FileName) -> Option<Vec<u8>> {
+        self.realm.blobs.read(name).ok().flatten()
+    }
+}
+
+impl admit::Realm for State<'_> {
+    fn role(&self, role: &str) -> Option<Vec<u8>> {
+        self.read(&FileName::metadata(self.head.version(role), role))
+    }
+
+    fn version(&self, role: &str) -> u64 {
+        self.head.version(role)
+    }
+
+    fn target(&self, path: &str, sha256: &Sha256) -> Option<u64> {
+        let path = TargetPath::parse(path).ok()?;
+        let name = FileName::Target { path, digest: Digest::from(*sha256) };
+        let metadata = std::fs::metadata(self.realm.blobs.file(&name)).ok()?;
+        metadata.is_file().then(|| metadata.len())
+    }
+}
+
+/// The files of a publication beside the role. What nothing references is left out.
+struct Files<'a> {
+    list: Vec<(FileName, &'a [u8])>,
+    /// The target paths that are new or changed.
+    changed: Vec<String>,
+}
+
+impl<'a> Files<'a> {
+    fn collect(
+        state: &State<'_>,
+        admitted: &admit::Admitted,
+        submission: &'a Submission,
+    ) -> Result<Self, PublishError> {
+        let previous = previous(state, &admitted.role);
+        let mut files = Self { list: Vec::new(), changed: Vec::new() };
+        let mut closures = BTreeSet::new();
+        for (text, target) in &admitted.targets {
+            let path = TargetPath::parse(text)?;
+            let name = FileName::Target { path: path.clone(), digest: target.sha256.into() };
+            let sent = submission.blobs.get(&target.sha256).map(Vec::as_slice);
+            files.list.extend(sent.map(|bytes| (name.clone(), bytes)));
+            let before = previous.get(text);
+            if before == Some(target) {
+                continue;
+            }
+            files.changed.push(text.clone());
+            let there = if sent.is_none() { state.read(&name) } else { None };
+            let bytes = sent.or(there.as_deref()).unwrap_or_default();
+            let before = before.and_then(|target| {
+                let digest = target.sha256.into();
+                state.read(&FileName::Target { path: path.clone(), digest })
+            });
+            closures.extend(check_target(state, &path, bytes, before.as_deref(), submission)?);
+        }
+        files.add_closures(&state.realm.blobs, &closures, submission);
+        files.add_hints(&closures, submission)?;
+        Ok(files)
+    }
+
+    fn add_closures(
+        &mut self,
+        blobs: &Blobs,
+        closures: &BTreeSet<Digest>,
+        submission: &'a Submission,
+    ) {
+        for digest in closures {
+            let name = FileName::Closure(*digest);
+            let sent = submission.blobs.get(&Sha256::from(*digest));
+            if let Some(bytes) = sent.filter(|_| !blobs.has(&name)) {
+                self.list.push((name, bytes));
+            }
+        }
+    }
+
+    fn add_hints(
+        &mut self,
+        closures: &BTreeSet<Digest>,
+        submission: &'a Submission,
+    ) -> Result<(), PublishError> {
+        for bytes in &submission.hints {
+            let digest = Hints::index_of(bytes).map_err(PublishError::Hints)?;
+            Hints::parse(bytes, digest).map_err(PublishError::Hints)?;
+            if !closures.contains(&digest) {
+                return Err(PublishError::Hints(HintsError::OtherIndex(digest)));
+            }
+            self.list.push((FileName::Hints(digest), bytes));
+        }
+        Ok(())
+    }
+}
+
+/// Returns what the current version of a role lists.
+fn previous(state: &State<'_>, role: &str) -> BTreeMap<String, Target> {
+    let bytes = admit::Realm::role(state, role);
+    let read = bytes.and_then(|bytes| Targets::read(&bytes, role, &state.realm.rules).ok());
+    read.map(|targets| targets.targets).unwrap_or_default()
+}
+
+/// Checks a manifest or policy as an agent would; returns the closure indexes that it needs.
+fn check_target(
+    state: &State<'_>,
+    path: &TargetPath,
+    bytes: &[u8],
+    before: Option<&[u8]>,
+    submission: &Submission,
+) -> Result<Vec<Digest>, PublishError> {
+    let ours = SoftwareVersion::current();
+    let reserved = |features: Vec<Feature>| {
+        let feature = features.into_iter().find(|feature| RESERVED.contains(feature));
+        feature.map_or(Ok(()), |feature| {
+            Err(PublishError::Unsupported { path: path.clone(), feature })
+        })
+    };
+    if let TargetPath::Policy(_) = path {
+        let refused = |source| PublishError::Policy { path: path.clone(), source };
+        let policy = Policy::parse(bytes, ours).map_err(refused)?;
+        policy.check_place(&state.realm.name, path).map_err(refused)?;
+        reserved(policy.features())?;
+        let before = before.and_then(|bytes| Policy::parse(bytes, ours).ok());
+        check_rises(
+            path,
+            before.map(|policy| (0, policy.version.get())),
+            (0, policy.version.get()),
+        )?;
+        return Ok(Vec::new());
+    }
+    let refused = |source| PublishError::Manifest { path: path.clone(), source };
+    let manifest = Manifest::parse(bytes, ours).map_err(refused)?;
+    manifest.check_place(&state.realm.name, path).map_err(refused)?;
+    reserved(manifest.features())?;
+    let before = before.and_then(|bytes| Manifest::parse(bytes, ours).ok());
+    let floor = |manifest: &Manifest| (manifest.epoch, manifest.version.get());
+    check_rises(path, before.as_ref().map(floor), floor(&manifest))?;
+    for entry in &manifest.entries {
+        let digest = entry.closure;
+        let sent = submission.blobs.get(&Sha256::from(digest)).map(Vec::as_slice);
+        let there = if sent.is_none() { state.read(&FileName::Closure(digest)) } else { None };
+        let bytes = sent
+            .or(there.as_deref())
+            .ok_or_else(|| PublishError::NoClosure { path: path.clone(), digest })?;
+        let index = ClosureIndex::parse_named(bytes, digest)
+            .map_err(|source| PublishError::Closure { path: path.clone(), digest, source })?;
+        let said = (entry.paths, entry.nar_size, &entry.path);
+        if (index.len() as u64, index.nar_size(), index.root()) != said {
+            let root = entry.path.clone();
+            return Err(PublishError::OtherClosure { path: path.clone(), digest, root });
+        }
+    }
+    Ok(manifest.entries.iter().map(|entry| entry.closure).collect())
+}
+
+fn check_rises(
+    path: &TargetPath,
+    current: Option<(u32, u32)>,
+    found: (u32, u32),
+) -> Result<(), PublishError> {
+    match current {
+        Some(current) if current >= found => Err(PublishError::Version {
+            path: path.clone(),
+            current: format!("{} of epoch {}", current.1, current.0),
+            found: format!("{} of epoch {}", found.1, found.0),
+        }),
+        Some(_) | None => Ok(()),
+    }
+}
