@@ -3,10 +3,11 @@
 mod completions;
 mod config;
 mod copy_closure;
+mod enroll;
 mod store;
 mod tuf_client;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use shared::problem::Problem;
@@ -65,6 +66,7 @@ pub(crate) enum ColorWhen {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Enroll(enroll::EnrollArgs),
     CopyClosure(copy_closure::CopyClosureArgs),
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -73,6 +75,17 @@ pub(crate) enum Command {
     Completions(completions::CompletionsArgs),
     #[command(hide = true)]
     TufClient(tuf_client::TufClientArgs),
+}
+
+impl Command {
+    /// Returns the root of the store that the command writes to, where the command line says it.
+    pub(crate) fn writes_to(&self) -> Option<&Path> {
+        match self {
+            Self::Store(command) => command.writes_to(),
+            Self::CopyClosure(args) => Some(&args.root),
+            Self::Enroll(_) | Self::Config(_) | Self::Completions(_) | Self::TufClient(_) => None,
+        }
+    }
 }
 
 /// What every command gets besides its own arguments.
@@ -90,6 +103,7 @@ pub(crate) struct Context {
 /// that it has no answer.
 pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Problem> {
     match command {
+        Command::Enroll(args) => enroll::run(args, context).await,
         Command::CopyClosure(args) => copy_closure::run(args, context).await,
         Command::Store(command) => store::run(command, context).await,
         Command::Config(command) => config::run(&command, context),

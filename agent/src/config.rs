@@ -9,6 +9,8 @@ mod written;
 
 use std::path::{Path, PathBuf};
 
+use shared::id::Digest;
+
 pub(crate) use self::keys::{did_you_mean, near_matches};
 pub(crate) use self::settings::{
     ExtraCache, MaxAge, ProfilePattern, Registry, RootOfTrust, Runner, Settings,
@@ -85,7 +87,25 @@ pub(crate) fn load(path: &Path) -> Result<Config, ConfigError> {
         let text = read(&file)?;
         merged.add(&file, &text)?;
     }
-    let settings = Settings::build(&merged)?;
+    finish(&merged)
+}
+
+/// Reads one text as if it were the file at `path`, alone.
+pub(crate) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+    let mut merged = written::Merged::new()?;
+    merged.add(path, text)?;
+    finish(&merged)
+}
+
+/// Reads the fingerprint of a root: 64 hexadecimal digits, as `registry init` prints them.
+pub(crate) fn parse_fingerprint(text: &str) -> Option<Digest> {
+    let prefix = text.get(..7).filter(|prefix| prefix.eq_ignore_ascii_case("sha256:"));
+    let digits = prefix.and_then(|prefix| text.get(prefix.len()..)).unwrap_or(text);
+    Digest::parse(digits).ok()
+}
+
+fn finish(merged: &written::Merged) -> Result<Config, ConfigError> {
+    let settings = Settings::build(merged)?;
     let values = merged.values();
     Ok(Config { settings, values })
 }
@@ -161,7 +181,7 @@ mod tests {
             ("agent.toml.d/ignored", "not = [toml"),
         ]);
         let config = config.unwrap();
-        assert_eq!(config.settings.host.as_str(), "web-2");
+        assert_eq!(config.settings.host.name.as_str(), "web-2");
         assert_eq!(config.settings.groups.len(), 1);
         assert_eq!(config.settings.extra_caches.len(), 2);
         let origin = |key: &str| {

@@ -10,6 +10,8 @@ use ed25519_dalek::pkcs8::{self, DecodePrivateKey as _, EncodePrivateKey as _};
 use rand::TryRng as _;
 use rand::rngs::{SysError, SysRng};
 use shared::id::{HostId, RawKey};
+use shared::trust;
+use shared::trust::dsse::Envelope;
 use zeroize::Zeroizing;
 
 use crate::files::{self, FileError};
@@ -72,9 +74,10 @@ impl Identity {
         }
     }
 
-    /// Returns the key, for signing.
-    pub(crate) const fn key(&self) -> &SigningKey {
-        &self.key
+    /// Signs a payload of this type as this host.
+    pub(crate) fn sign(&self, payload_type: &str, payload: &[u8]) -> Envelope {
+        let key = trust::SigningKey::from_seed(self.key.as_bytes());
+        Envelope::sign(payload_type, payload, &key)
     }
 
     /// Returns the public half.

@@ -4,13 +4,25 @@
 //! to the registry, and `trust_store` keeps what was verified. Nothing outside this program has
 //! authority over the host: it decides from signed data, its own configuration and its own clock.
 
+mod activate;
 mod cli;
 mod client;
 mod config;
+mod converge;
+mod crash;
+mod desired;
+mod enroll;
 mod files;
+mod host;
+mod host_lock;
 mod identity;
+mod journal;
 mod output;
+mod pins;
+mod progress;
+mod report;
 mod state;
+mod trust_store;
 
 use std::process::ExitCode;
 
@@ -37,6 +49,9 @@ fn start(cli: Cli, output: &Output) -> Result<(), Problem> {
     output::start_tracing(&cli.global);
     // Fails only if a provider is installed already, which nothing before this line does.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    if let Some(root) = cli.command.writes_to() {
+        store::local::make_writable(root).map_err(|error| error.problem())?;
+    }
     let context = Context { output: output.clone(), config: cli.global.config.clone() };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

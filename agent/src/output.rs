@@ -73,6 +73,11 @@ impl Output {
         written(stdout.write_all(bytes).and_then(|()| stdout.flush()))
     }
 
+    /// Returns stdout itself, for data that is too large to gather first.
+    pub(crate) fn stdout(&self) -> std::io::StdoutLock<'static> {
+        std::io::stdout().lock()
+    }
+
     /// Prints one JSON value as one line on stdout.
     pub(crate) fn json(&self, value: &impl Serialize) -> Result<(), Problem> {
         let mut line = serde_json::to_vec(value)

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use shared::id::{Digest, GroupName, ProfileName, UserName};
 use shared::nix::StorePath;
 use shared::state_word::StateWord;
+use shared::version::VersionNumber;
 
 pub(crate) use self::reason::{Code, Persistence, Reason};
 pub(crate) use self::recover::recover;
@@ -27,6 +28,9 @@ pub(crate) use self::word::Explained;
 
 /// How often an interrupted switch is taken up again before it is rolled back.
 const MAX_STARTS: u32 = 2;
+
+/// Confirmed generations that are remembered at most.
+const MAX_CONFIRMED: usize = 32;
 
 /// Phases that the record of one attempt holds at most.
 const MAX_PHASES: usize = 24;
@@ -38,7 +42,7 @@ pub(crate) struct EpochVersion {
     /// The owners raise it to recover from a stolen key.
     pub(crate) epoch: u32,
     /// The team raises it with each publish.
-    pub(crate) version: u32,
+    pub(crate) version: VersionNumber,
 }
 
 /// How a profile is put to work, as far as this agent can.
@@ -294,6 +298,8 @@ pub(crate) struct Profile {
     pub(crate) since: Timestamp,
     /// The last good generation; nothing before the first switch is confirmed.
     pub(crate) running: Option<Running>,
+    /// Generations that were confirmed, newest last: what to put to work when going back.
+    pub(crate) confirmed: Vec<Running>,
     /// Since when it is healthy.
     pub(crate) healthy_since: Option<Timestamp>,
     /// What was asked for last.
@@ -320,8 +326,8 @@ pub(crate) enum Event {
     Woke,
     /// The closure is whole, valid and rooted.
     Fetched(StorePath),
-    /// It could not be fetched.
-    FetchFailed(StorePath, Reason),
+    /// It could not be fetched, or this host cannot switch to it as it is.
+    NotReady(StorePath, Reason),
     /// The driver holds the host's switch lock, and has read pin and link again.
     LockTaken(Ticket),
     /// The switch did all that it can do now; `None` if the target is nothing.
@@ -360,9 +366,10 @@ pub(crate) struct Ticket {
 /// What the driver shall do; it writes the journal first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Substitute and root the closure; ends in `Fetched` or `FetchFailed`. Changes no profile.
+    /// Substitute and root the closure; ends in `Fetched` or `NotReady`. Changes no profile.
     Fetch(Wanted),
-    /// Take the host's switch lock, read pin and link again; leads to `LockTaken`.
+    /// Take the host's switch lock, read pin and link again; leads to `LockTaken`, or
+    /// to `NotReady` if the host lacks what the switch needs.
     TakeLock,
     /// Set the link and activate, under the lock; ends in `Activated`, `NeedsReboot` or
     /// `ActivationFailed`. Idempotent.
@@ -401,6 +408,7 @@ impl Profile {
             state: State::Starting,
             since: now,
             running: None,
+            confirmed: Vec::new(),
             healthy_since: None,
             desired: Desired::Freeze {
                 reason: Reason::new(Code::NoManifest, "nothing was read yet"),
@@ -418,6 +426,22 @@ impl Profile {
     pub(crate) fn lost(name: ProfileName, text: String, now: Timestamp) -> Self {
         let reason = Reason::new(Code::JournalCorrupt, text);
         Self { state: State::Failed { reason, above: None }, ..Self::new(None, name, now) }
+    }
+
+    /// Follows this group from now on; what was known of another group's versions is void.
+    pub(crate) fn join(&mut self, group: GroupName) {
+        if self.group.as_ref() == Some(&group) {
+            return;
+        }
+        if self.group.is_some() {
+            self.floor = None;
+            self.refused = None;
+            self.wanted = None;
+            for running in self.running.iter_mut().chain(&mut self.confirmed) {
+                running.version = None;
+            }
+        }
+        self.group = Some(group);
     }
 
     /// Returns whether a pin holds the profile at this time.

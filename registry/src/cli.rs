@@ -3,16 +3,25 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use shared::problem::{Kind, Problem};
+use shared::{
+    problem::{Kind, Problem},
+    trust::PublicKey,
+};
 
-use crate::{config::Settings, output::Output};
+use crate::{config::Settings, keys::KeyFolder, output::Output, signer};
 
 mod cache;
 mod closure_index;
 mod completions;
 mod config;
+mod group;
+mod history;
+mod hosts;
+mod init;
 mod key;
 mod serve;
+mod team;
+mod trust;
 
 /// Publishes signed desired state for groups of Nix machines, and collects their reports.
 #[derive(Debug, Parser)]
@@ -70,9 +79,18 @@ pub(crate) enum Color {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Init(init::Args),
     Serve(serve::Args),
     #[command(subcommand)]
+    Group(group::Command),
+    #[command(subcommand)]
+    Team(team::Command),
+    #[command(subcommand)]
+    Trust(trust::Command),
+    #[command(subcommand)]
     Key(key::Command),
+    Hosts(hosts::Args),
+    History(history::Args),
     #[command(subcommand)]
     Cache(cache::Command),
     ClosureIndex(closure_index::Args),
@@ -95,6 +113,36 @@ pub(crate) struct Context<'a> {
     pub(crate) settings: Settings,
 }
 
+/// Whether to ask before anything is signed.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Ask {
+    /// Do not ask before signing
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl Ask {
+    /// Asks, unless told not to; a no ends the command.
+    pub(crate) fn confirm(self, question: &str, output: &Output) -> Result<(), Problem> {
+        if self.yes || output.confirm(question, "--yes")? {
+            return Ok(());
+        }
+        Err(Problem::new(Kind::Negative, "declined", "not signed").leaves("nothing changed"))
+    }
+}
+
+/// Reads a public key, or finds it by its name in this signer's folder.
+fn resolve_key(text: &str, folder: &KeyFolder) -> Result<PublicKey, Problem> {
+    match PublicKey::from_hex(text) {
+        Ok(key) => Ok(key),
+        Err(_) if !folder.holds(text) && text.len() >= 40 => {
+            let what = format!("`{text}` is no public key of 64 lower-case hexadecimal digits");
+            Err(Problem::new(Kind::Usage, "key", what).leaves("nothing changed"))
+        }
+        Err(_) => folder.public(text).map_err(|error| signer::problem(&error)),
+    }
+}
+
 /// Runs one command to its end.
 pub(crate) fn run(cli: Cli, output: &Output) -> Result<(), Problem> {
     let settings = Settings::load(&cli.global)?;
@@ -108,8 +156,14 @@ pub(crate) fn run(cli: Cli, output: &Output) -> Result<(), Problem> {
 
 async fn dispatch(command: Command, context: &Context<'_>) -> Result<(), Problem> {
     match command {
+        Command::Init(args) => init::run(args, context),
         Command::Serve(args) => serve::run(args, context).await,
+        Command::Group(command) => group::run(command, context).await,
+        Command::Team(command) => team::run(command, context).await,
+        Command::Trust(command) => trust::run(command, context).await,
         Command::Key(command) => key::run(command, context),
+        Command::Hosts(args) => hosts::run(args, context).await,
+        Command::History(args) => history::run(args, context).await,
         Command::Cache(command) => cache::run(command, context).await,
         Command::ClosureIndex(args) => closure_index::run(args, context).await,
         Command::Config(command) => config::run(&command, context),

@@ -9,9 +9,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use reqwest::{Method, RequestBuilder, Response, StatusCode, header, redirect};
-use serde::{Serialize, de::DeserializeOwned};
-use shared::problem::{Kind, Problem};
+use reqwest::{RequestBuilder, Response, StatusCode, header, multipart::Form, redirect};
+use serde::de::DeserializeOwned;
+use shared::{
+    api::PublishReceipt,
+    problem::{Kind, Problem},
+};
+use url::Url;
 
 /// The longest answer of the API that is read.
 const MAX_ANSWER: u64 = 16 * 1024 * 1024;
@@ -115,40 +119,49 @@ impl Client {
         Ok(Self { http, base: base.to_owned(), realm: realm.to_owned() })
     }
 
-    /// Asks the API of the realm: `path` is relative to `/api/v1/realms/<realm>/`.
+    /// Asks the API of the realm for a list: `path` is relative to `/api/v1/realms/<realm>/`.
     ///
     /// # Errors
     /// The problem that the registry tells, or why there is no answer.
-    pub(crate) async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, Problem> {
-        self.answer(self.request(Method::GET, path)).await
-    }
-
-    /// Sends JSON to the API of the realm and reads JSON.
-    ///
-    /// # Errors
-    /// The problem that the registry tells, or why there is no answer.
-    pub(crate) async fn tell<T: DeserializeOwned>(
+    pub(crate) async fn list<T: DeserializeOwned>(
         &self,
         path: &str,
-        body: &impl Serialize,
+        query: &[(&str, String)],
     ) -> Result<T, Problem> {
-        self.answer(self.request(Method::POST, path).json(body)).await
+        let mut url = self.url(path)?;
+        url.query_pairs_mut().extend_pairs(query);
+        self.answer(self.http.get(url)).await
     }
 
-    /// Starts a request to the API of the realm.
-    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    /// Publishes a version of a role, which must follow on version `over` or be the first.
+    ///
+    /// # Errors
+    /// The problem that the registry tells, or why there is no answer.
+    pub(crate) async fn put_role(
+        &self,
+        role: &str,
+        over: Option<u64>,
+        parts: Form,
+    ) -> Result<PublishReceipt, Problem> {
+        let request = self.http.put(self.url(&format!("roles/{role}"))?).multipart(parts);
+        let request = match over {
+            Some(version) => request.header(header::IF_MATCH, format!("\"{version}\"")),
+            None => request.header(header::IF_NONE_MATCH, "*"),
+        };
+        self.answer(request).await
+    }
+
+    fn url(&self, path: &str) -> Result<Url, Problem> {
         let url = format!("{}/api/v1/realms/{}/{path}", self.base, self.realm);
-        self.http.request(method, url).header(header::ACCEPT, "application/json")
+        Url::parse(&url).map_err(|error| {
+            Problem::from_error(Kind::Usage, "address", &error)
+                .because(format!("while reading `{url}`"))
+                .fix("give the registry's address with --registry URL")
+        })
     }
 
     /// Sends a request and reads its answer, or the problem that is told instead.
-    ///
-    /// # Errors
-    /// The problem that the registry tells, or why there is no answer.
-    pub(crate) async fn answer<T: DeserializeOwned>(
-        &self,
-        request: RequestBuilder,
-    ) -> Result<T, Problem> {
+    async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Problem> {
         let response = request.send().await.map_err(|error| self.unreachable(error).problem())?;
         let status = response.status();
         let url = response.url().to_string();

@@ -9,17 +9,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use data_encoding::HEXLOWER;
-use ed25519_dalek::{
-    SigningKey,
-    pkcs8::{DecodePrivateKey as _, KeypairBytes},
-};
+use ed25519_dalek::pkcs8::{DecodePrivateKey as _, KeypairBytes};
 use pkcs8::{
     EncodePrivateKey as _, EncryptedPrivateKeyInfoRef, LineEnding, PrivateKeyInfoRef,
     SecretDocument,
     pkcs5::{pbes2, scrypt},
 };
 use rand::{TryRng as _, rngs::SysRng};
+use shared::trust::{PublicKey, SigningKey};
 use zeroize::Zeroizing;
 
 use crate::files::{self, Existing, Readers, WriteError};
@@ -69,12 +66,7 @@ pub(crate) enum KeyError {
 pub(crate) fn generate() -> Result<SigningKey, KeyError> {
     let mut seed = Zeroizing::new([0; 32]);
     SysRng.try_fill_bytes(seed.as_mut()).map_err(|_| KeyError::Random)?;
-    Ok(SigningKey::from_bytes(&seed))
-}
-
-/// Returns the public half in hex, as every command prints and takes it.
-pub(crate) fn public_hex(key: &SigningKey) -> String {
-    HEXLOWER.encode(key.verifying_key().as_bytes())
+    Ok(SigningKey::from_seed(&seed))
 }
 
 /// The folder that holds one signer's keys for one realm.
@@ -87,7 +79,7 @@ pub(crate) struct KeyFolder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) name: String,
-    pub(crate) public: String,
+    pub(crate) public: PublicKey,
 }
 
 impl KeyFolder {
@@ -132,7 +124,7 @@ impl KeyFolder {
             }
             other => other?,
         }
-        let public = format!("{}\n", public_hex(key));
+        let public = format!("{}\n", key.public());
         files::write(&self.public_file(name), public.as_bytes(), Readers::All, Existing::Replace)?;
         Ok(())
     }
@@ -144,25 +136,21 @@ impl KeyFolder {
     pub(crate) fn open(&self, name: &str, passphrase: &str) -> Result<SigningKey, KeyError> {
         let path = self.existing(name)?;
         let key = decrypt(&path, &read_pem(&path)?, passphrase)?;
-        if self.public(name)? != public_hex(&key) {
+        if self.public(name)? != key.public() {
             return Err(KeyError::Halves { path, public: self.public_file(name) });
         }
         Ok(key)
     }
 
-    /// Returns the public half of a key in hex; needs no passphrase.
+    /// Returns the public half of a key; needs no passphrase.
     ///
     /// # Errors
     /// When the key is missing.
-    pub(crate) fn public(&self, name: &str) -> Result<String, KeyError> {
+    pub(crate) fn public(&self, name: &str) -> Result<PublicKey, KeyError> {
         self.existing(name)?;
         let path = self.public_file(name);
         let text = read_pem(&path)?;
-        let public = text.trim();
-        match HEXLOWER.decode(public.as_bytes()) {
-            Ok(bytes) if bytes.len() == 32 => Ok(public.to_owned()),
-            _ => Err(KeyError::Malformed { path }),
-        }
+        PublicKey::from_hex(text.trim()).map_err(|_| KeyError::Malformed { path })
     }
 
     /// Lists the keys by name.
@@ -219,13 +207,14 @@ pub(crate) fn create_online(path: &Path, key: &SigningKey) -> Result<(), KeyErro
 /// # Errors
 /// When it cannot be read, or is no such key.
 pub(crate) fn open_online(path: &Path) -> Result<SigningKey, KeyError> {
-    SigningKey::from_pkcs8_pem(&read_pem(path)?)
+    KeypairBytes::from_pkcs8_pem(&read_pem(path)?)
+        .map(|key| SigningKey::from_seed(&key.secret_key))
         .map_err(|_| KeyError::Malformed { path: path.to_owned() })
 }
 
 /// Without the public half: OpenSSL 3.0 does not read the second version of PKCS#8.
 fn plain(key: &SigningKey) -> KeypairBytes {
-    KeypairBytes { secret_key: key.to_bytes(), public_key: None }
+    KeypairBytes { secret_key: *key.seed(), public_key: None }
 }
 
 fn encrypt(key: &SigningKey, passphrase: &str) -> Result<Zeroizing<String>, KeyError> {
@@ -254,7 +243,8 @@ fn decrypt(path: &Path, pem: &str, passphrase: &str) -> Result<SigningKey, KeyEr
     // A wrong passphrase shows in the padding, or in a key that does not parse.
     let wrong = || KeyError::Passphrase { path: path.to_owned() };
     let opened = info.decrypt(passphrase).map_err(|_| wrong())?;
-    SigningKey::from_pkcs8_der(opened.as_bytes()).map_err(|_| wrong())
+    let key = KeypairBytes::from_pkcs8_der(opened.as_bytes()).map_err(|_| wrong())?;
+    Ok(SigningKey::from_seed(&key.secret_key))
 }
 
 fn read_pem(path: &Path) -> Result<Zeroizing<String>, KeyError> {
@@ -295,8 +285,7 @@ mod tests {
             .output()
             .expect("openssl is needed: apt-get install openssl");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let public = HEXLOWER.encode(&output.stdout[output.stdout.len() - 32..]);
-        assert_eq!(public, public_hex(&key));
+        assert_eq!(output.stdout[output.stdout.len() - 32..], *key.public().as_bytes());
     }
 
     #[test]
@@ -314,8 +303,8 @@ mod tests {
             .status()
             .expect("openssl is needed: apt-get install openssl");
         assert!(status.success());
-        fs::write(keys.public_file("theirs"), public_hex(&key)).unwrap();
-        assert_eq!(keys.open("theirs", "x").unwrap().to_bytes(), key.to_bytes());
+        fs::write(keys.public_file("theirs"), key.public().to_hex()).unwrap();
+        assert_eq!(keys.open("theirs", "x").unwrap().seed(), key.seed());
     }
 
     #[test]
@@ -323,7 +312,7 @@ mod tests {
         let (_root, keys) = folder();
         let key = generate().unwrap();
         keys.create("web", &key, "right").unwrap();
-        assert_eq!(keys.open("web", "right").unwrap().to_bytes(), key.to_bytes());
+        assert_eq!(keys.open("web", "right").unwrap().seed(), key.seed());
         assert!(matches!(keys.open("web", "wrong"), Err(KeyError::Passphrase { .. })));
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&keys.file("web")), 0o600);
@@ -337,7 +326,7 @@ mod tests {
         keys.create("web", &key, "p").unwrap();
         let again = keys.create("web", &generate().unwrap(), "p");
         assert!(matches!(again, Err(KeyError::Exists { .. })));
-        assert_eq!(keys.public("web").unwrap(), public_hex(&key));
+        assert_eq!(keys.public("web").unwrap(), key.public());
         assert_eq!(keys.list().unwrap().len(), 1);
     }
 
@@ -353,7 +342,7 @@ mod tests {
     fn a_public_half_of_another_key_is_noticed() {
         let (_root, keys) = folder();
         keys.create("web", &generate().unwrap(), "p").unwrap();
-        fs::write(keys.public_file("web"), public_hex(&generate().unwrap())).unwrap();
+        fs::write(keys.public_file("web"), generate().unwrap().public().to_hex()).unwrap();
         assert!(matches!(keys.open("web", "p"), Err(KeyError::Halves { .. })));
     }
 }

@@ -15,15 +15,20 @@ mod client;
 mod config;
 mod db;
 mod diff;
+mod draft;
 mod files;
 mod keys;
 mod output;
+mod policy_edit;
 mod preflight;
 mod realm;
+mod roles;
 mod router;
 mod serve;
 mod signer;
 mod static_files;
+mod table;
+mod trusted_realm;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();

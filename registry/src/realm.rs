@@ -116,9 +116,7 @@ impl OnlineKeys {
     /// Opens the server's keys in its data folder.
     pub(crate) fn open(data: &Path) -> Result<Self, RealmError> {
         let open = |role: &'static str| {
-            let opened = keys::open_online(&online_key_file(data, role));
-            opened
-                .map(|key| SigningKey::from_seed(key.as_bytes()))
+            keys::open_online(&online_key_file(data, role))
                 .map_err(|source| RealmError::Key { role, source })
         };
         Ok(Self { snapshot: open("snapshot")?, timestamp: open("timestamp")? })
@@ -237,7 +235,7 @@ impl Realm {
 
     /// Returns when the timestamp expires.
     pub(crate) fn expires(&self) -> Timestamp {
-        self.lock().timestamp.header.expires
+        self.lock().timestamp.header.expires.into()
     }
 
     /// Returns the current policy of a group, if its owners published one.
@@ -259,13 +257,13 @@ impl Realm {
         let old = |signed: Option<Timestamp>, age| {
             signed.is_none_or(|at| at > now || now.duration_since(at) >= age)
         };
-        let snapshot_signed = signed(head.snapshot.header.expires, SNAPSHOT_LIFE);
+        let snapshot_signed = signed(head.snapshot.header.expires.into(), SNAPSHOT_LIFE);
         if old(snapshot_signed, SNAPSHOT_AGE) {
             let roles = head.snapshot.roles.clone();
             tracing::info!(realm = %self.name, "signing the snapshot anew");
             return self.commit(&mut head, roles, now);
         }
-        if old(Some(head.timestamp.signed_at), TIMESTAMP_AGE) {
+        if old(Some(head.timestamp.signed_at.into()), TIMESTAMP_AGE) {
             tracing::debug!(realm = %self.name, "signing the timestamp anew");
             return self.commit_timestamp(&mut head, now);
         }
@@ -341,7 +339,7 @@ impl Realm {
         now: Timestamp,
     ) -> Result<(writer::Timestamp, Vec<u8>), RealmError> {
         let header = self.header(head.timestamp.header.version + 1, now, TIMESTAMP_LIFE);
-        let timestamp = writer::Timestamp { header, signed_at: now, snapshot, pin };
+        let timestamp = writer::Timestamp { header, signed_at: now.into(), snapshot, pin };
         let mut document =
             timestamp.document().map_err(|source| self.unsigned("timestamp", source))?;
         document.sign(&self.keys.timestamp);
@@ -350,7 +348,7 @@ impl Realm {
 
     fn header(&self, version: u64, now: Timestamp, life: SignedDuration) -> Header {
         let expires = now.checked_add(life).unwrap_or(Timestamp::MAX);
-        Header { realm: self.name.to_string(), version, expires }
+        Header { realm: self.name.to_string(), version, expires: expires.into() }
     }
 
     fn unsigned(&self, role: &str, source: writer::WriteError) -> RealmError {

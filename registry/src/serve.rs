@@ -213,7 +213,7 @@ fn enrolment_key(data: &Path) -> Result<Option<SigningKey>, ServeError> {
         return Ok(None);
     }
     let key = keys::open_online(&path).map_err(ServeError::Enrolment)?;
-    Ok(Some(SigningKey::from_seed(key.as_bytes())))
+    Ok(Some(key))
 }
 
 /// Adds to the history what the signed files have and the database lacks.

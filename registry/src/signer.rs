@@ -6,8 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ed25519_dalek::SigningKey;
-use shared::problem::{Kind, Problem};
+use shared::{
+    problem::{Kind, Problem},
+    trust::SigningKey,
+};
 use zeroize::Zeroizing;
 
 use crate::{

@@ -13,6 +13,15 @@ use serde::{
 /// Deepest nesting that any of our formats needs, with room.
 pub const MAX_DEPTH: usize = 24;
 
+/// Whether strings may hold control characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Controls {
+    /// They may: an escape makes them harmless to readers of JSON.
+    Allowed,
+    /// They may not: TUF's canonical form would write them raw.
+    Refused,
+}
+
 /// Why bytes are not the JSON that was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
@@ -36,21 +45,21 @@ pub enum JsonError {
 /// If the bytes are too long or no JSON, nest deeper than [`MAX_DEPTH`], repeat a key, hold a
 /// number that is no integer, or do not fit the type.
 pub fn read<T: DeserializeOwned>(bytes: &[u8], max_len: usize) -> Result<T, JsonError> {
-    check(bytes, max_len)?;
+    check(bytes, max_len, Controls::Allowed)?;
     serde_json::from_slice(bytes).map_err(|error| JsonError::Invalid(error.to_string()))
 }
 
-/// Checks everything that [`read`] checks beside the type.
+/// Checks everything that [`read`] checks beside the type, and control characters if so wished.
 ///
 /// # Errors
 ///
 /// As [`read`].
-pub fn check(bytes: &[u8], max_len: usize) -> Result<(), JsonError> {
+pub fn check(bytes: &[u8], max_len: usize, controls: Controls) -> Result<(), JsonError> {
     if bytes.len() > max_len {
         return Err(JsonError::TooLong { max: max_len, actual: bytes.len() });
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    Strict { depth: 0 }
+    Strict { depth: 0, controls }
         .deserialize(&mut deserializer)
         .and_then(|()| deserializer.end())
         .map_err(|error| JsonError::Invalid(error.to_string()))
@@ -87,6 +96,7 @@ where
 /// Walks a value without keeping it.
 struct Strict {
     depth: usize,
+    controls: Controls,
 }
 
 impl Strict {
@@ -94,7 +104,14 @@ impl Strict {
         if self.depth >= MAX_DEPTH {
             return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH}")));
         }
-        Ok(Self { depth: self.depth + 1 })
+        Ok(Self { depth: self.depth + 1, controls: self.controls })
+    }
+
+    fn check_text<E: serde::de::Error>(&self, text: &str) -> Result<(), E> {
+        if self.controls == Controls::Refused && text.contains(char::is_control) {
+            return Err(E::custom("a string holds a control character"));
+        }
+        Ok(())
     }
 }
 
@@ -125,8 +142,8 @@ impl<'de> Visitor<'de> for Strict {
         Ok(())
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
+        self.check_text(text)
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {
@@ -141,6 +158,7 @@ impl<'de> Visitor<'de> for Strict {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
         let mut keys = BTreeSet::new();
         while let Some(key) = members.next_key::<String>()? {
+            self.check_text(&key)?;
             if keys.contains(&key) {
                 let shown: String = key.chars().take(40).flat_map(char::escape_default).collect();
                 return Err(A::Error::custom(format_args!("key `{shown}` is repeated")));
@@ -157,13 +175,13 @@ mod tests {
     use super::*;
 
     fn refused(text: &str) -> String {
-        check(text.as_bytes(), 1000).unwrap_err().to_string()
+        check(text.as_bytes(), 1000, Controls::Allowed).unwrap_err().to_string()
     }
 
     #[test]
     fn takes_plain_json() {
         let text = r#"{"a":[1,-2,null,true,"x",{"a":{}}],"b":18446744073709551615}"#;
-        assert_eq!(check(text.as_bytes(), text.len()), Ok(()));
+        assert_eq!(check(text.as_bytes(), text.len(), Controls::Allowed), Ok(()));
     }
 
     #[test]
@@ -182,12 +200,31 @@ mod tests {
     #[test]
     fn refuses_what_is_too_deep_too_long_or_followed_by_more() {
         let deep = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert_eq!(check(deep(MAX_DEPTH).as_bytes(), 1000), Ok(()));
+        assert_eq!(check(deep(MAX_DEPTH).as_bytes(), 1000, Controls::Allowed), Ok(()));
         assert!(refused(&deep(MAX_DEPTH + 2)).contains("deeper"));
-        assert_eq!(check(b"[1]", 2), Err(JsonError::TooLong { max: 2, actual: 3 }));
+        assert_eq!(
+            check(b"[1]", 2, Controls::Allowed),
+            Err(JsonError::TooLong { max: 2, actual: 3 })
+        );
         for text in ["", "{", "{} {}", "nul", "'a'", "[1,]", "\u{feff}{}"] {
             refused(text);
         }
-        assert!(check(b"\"\xff\"", 10).is_err());
+        assert!(check(b"\"\xff\"", 10, Controls::Allowed).is_err());
+    }
+
+    #[test]
+    fn refuses_control_characters_where_they_would_be_written_raw() {
+        for text in [r#""\n""#, r#"{"\u0000":1}"#, r#"["\u007f"]"#, r#""\u0085""#] {
+            assert_eq!(check(text.as_bytes(), 1000, Controls::Allowed), Ok(()), "{text}");
+            let error = check(text.as_bytes(), 1000, Controls::Refused).unwrap_err();
+            assert!(error.to_string().contains("control character"), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_endless_nesting_without_using_the_stack() {
+        assert!(check(&[b'['; 1_000_000], 1_000_000, Controls::Allowed).is_err());
+        let text = r#"{"a":"#.repeat(200_000);
+        assert!(check(text.as_bytes(), 1_000_000, Controls::Allowed).is_err());
     }
 }

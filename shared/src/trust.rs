@@ -16,13 +16,17 @@ pub mod admit;
 pub mod dsse;
 mod error;
 pub mod fence;
-pub mod json;
 pub mod keys;
 mod lookup;
 pub mod metadata;
 mod refresh;
+mod renew;
 pub mod rules;
 mod stored;
+#[cfg(test)]
+mod test_realm;
+#[cfg(test)]
+mod tests;
 pub mod threshold;
 mod trusted;
 mod verified;

@@ -8,6 +8,8 @@ mod caches;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod house;
+#[cfg(test)]
 mod publish;
 #[cfg(test)]
 mod purity;

@@ -1,15 +1,147 @@
-//! `agent copy-closure`.
+//! `agent copy-closure`: what `nix-copy-closure --from` and `nix copy --from` do, without Nix.
+
+use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
-use shared::problem::Problem;
+use shared::{
+    closure::{self, ClosureIndex},
+    nix::{PublicKey, StorePath},
+    problem::{Kind, Problem},
+};
+use store::{
+    cache::{BinaryCache, CacheError, Location, Network, NetworkOptions},
+    local::LocalStore,
+    substitute::{self, Limits, Observer, Sources, SubstituteError},
+};
 
-use crate::cli::Context;
+use crate::{cli::Context, progress::Progress};
 
-/// copy-closure
+/// Copy store paths with their closures from binary caches into the local store.
+///
+/// A path is taken if it is content-addressed, or signed by one of the keys that are given here:
+/// there are no default keys. With a closure index, also only if it is what the index says.
 #[derive(Debug, Args)]
-pub(crate) struct CopyClosureArgs {}
+pub(crate) struct CopyClosureArgs {
+    /// The binary cache, as URL or folder; several are asked in their order.
+    #[arg(long, required = true, value_name = "CACHE")]
+    from: Vec<Location>,
+    /// The store's root; `/` is the machine's own store.
+    #[arg(long, default_value = "/", value_name = "DIR")]
+    pub(super) root: PathBuf,
+    /// A key that may vouch for paths, as `name:base64`.
+    #[arg(long, value_name = "KEY")]
+    trusted_public_key: Vec<PublicKey>,
+    /// Take exactly this closure, as `registry closure-index` prints it.
+    #[arg(long, value_name = "FILE")]
+    closure_index: Option<PathBuf>,
+    /// Trust these certificate authorities too (PEM).
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// The store paths; with a closure index its root, which may be left out.
+    #[arg(value_name = "PATH", required_unless_present = "closure_index")]
+    paths: Vec<StorePath>,
+}
 
-/// Runs it.
-pub(crate) async fn run(_args: CopyClosureArgs, _context: &Context) -> Result<(), Problem> {
-    todo!()
+/// Copies.
+pub(crate) async fn run(args: CopyClosureArgs, context: &Context) -> Result<(), Problem> {
+    let root = args.root.clone();
+    let store = tokio::task::spawn_blocking(move || LocalStore::open(&root));
+    let store = store.await.map_err(|error| failed(&error))?;
+    let store = Arc::new(store.map_err(|error| SubstituteError::from(error).problem())?);
+    let mut sources = open_sources(&args, context).await?;
+    let progress = Progress::new(&context.output);
+    let observer = progress.observer();
+    let result = progress
+        .watch(async {
+            let closures = closures(&args, &store, &mut sources, &observer).await?;
+            let limits = Limits::default();
+            let run = substitute::run(&store, &closures, &sources, &limits, &observer);
+            run.await.map_err(|error| error.problem())
+        })
+        .await;
+    match result {
+        Ok(_) => progress.done(),
+        Err(_) => progress.failed(),
+    }
+    result.map(|_| ())
+}
+
+/// Opens the caches; one that cannot be used is named, and an error only if none can.
+async fn open_sources(args: &CopyClosureArgs, context: &Context) -> Result<Sources, Problem> {
+    let options = NetworkOptions { ca_file: args.ca_file.clone(), ..NetworkOptions::default() };
+    let network = Network::new(&options)
+        .map_err(|error| Problem::from_error(Kind::Usage, "network", &error))?;
+    let locations: Vec<_> = args.from.iter().map(|location| (location.clone(), Some(0))).collect();
+    let (caches, errors) = BinaryCache::open_all(&locations, &network).await;
+    if caches.is_empty()
+        && let Some(error) = errors.first()
+    {
+        return Err(unusable(error));
+    }
+    for error in &errors {
+        let problem = unusable(error);
+        context.output.talk(&format!("warning: {}: {}", problem.what, problem.causes.join(": ")));
+    }
+    let trusted = args.trusted_public_key.iter().cloned().collect();
+    Ok(Sources { caches, trusted, hints: Vec::new() })
+}
+
+fn unusable(error: &CacheError) -> Problem {
+    let (kind, code) = if error.is_unreachable() {
+        (Kind::Unreachable, "cache_unreachable")
+    } else {
+        (Kind::Trust, "cache_refused")
+    };
+    Problem::from_error(kind, code, error).leaves("nothing changed")
+}
+
+/// Returns the closures to copy: from the index, or as the caches tell them.
+async fn closures(
+    args: &CopyClosureArgs,
+    store: &Arc<LocalStore>,
+    sources: &mut Sources,
+    observer: &Observer,
+) -> Result<Vec<ClosureIndex>, Problem> {
+    if let Some(file) = &args.closure_index {
+        return Ok(vec![read_index(file, &args.paths, sources)?]);
+    }
+    let found = substitute::discover(&args.paths, Some(store), sources, observer).await;
+    let found = found.map_err(|error| error.problem())?;
+    sources.hints.push(found.hints);
+    Ok(found.closures)
+}
+
+fn read_index(
+    file: &PathBuf,
+    paths: &[StorePath],
+    sources: &mut Sources,
+) -> Result<ClosureIndex, Problem> {
+    let bytes = std::fs::read(file).map_err(|error| {
+        Problem::new(Kind::Usage, "closure_index", format!("cannot read `{}`", file.display()))
+            .because(error.to_string())
+            .leaves("nothing changed")
+    })?;
+    let (index, hints) = closure::read_with_hints(&bytes).map_err(|error| {
+        Problem::new(Kind::Trust, "closure_index", format!("cannot use `{}`", file.display()))
+            .because(error.to_string())
+            .leaves("nothing changed")
+    })?;
+    if let Some(other) = paths.iter().find(|path| *path != index.root()) {
+        return Err(Problem::new(
+            Kind::Usage,
+            "closure_index",
+            format!("`{}` is the closure of `{}`, not of `{other}`", file.display(), index.root()),
+        )
+        .leaves("nothing changed"));
+    }
+    match hints {
+        Some(Ok(hints)) => sources.hints.push(hints),
+        Some(Err(error)) => tracing::debug!(%error, "the hints are of no use"),
+        None => {}
+    }
+    Ok(index)
+}
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> Problem {
+    Problem::from_error(Kind::Runtime, "worker", error)
 }

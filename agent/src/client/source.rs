@@ -54,6 +54,16 @@ pub(crate) enum Answer {
     Absent,
 }
 
+impl Answer {
+    /// Returns the file, if it came.
+    pub(crate) fn found(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Found(bytes) => Some(bytes),
+            Self::NotModified | Self::Absent => None,
+        }
+    }
+}
+
 /// One registry or mirror.
 #[derive(Debug, Clone)]
 pub(crate) struct Source {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use shared::id::{Digest, GroupName, HostName, LabelName, LabelValue, ProfileName, RealmName};
-use shared::manifest::ActivationKind;
+use shared::id::{Digest, GroupName, LabelName, LabelValue, ProfileName, RealmName};
+use shared::manifest::{ActivationKind, HostFacts};
 use shared::nix::PublicKey;
 use url::Url;
 
@@ -28,10 +28,8 @@ pub(crate) struct Settings {
     pub(crate) groups: Vec<GroupName>,
     /// Where the agent keeps its keys, its trust and its journal.
     pub(crate) state_dir: PathBuf,
-    /// The name of this host, which manifests may match.
-    pub(crate) host: HostName,
-    /// The labels of this host, which manifests may match.
-    pub(crate) labels: BTreeMap<LabelName, LabelValue>,
+    /// What manifests may match: the host's name, its system and its labels.
+    pub(crate) host: HostFacts,
     /// Where trust begins.
     pub(crate) root: RootOfTrust,
     /// The builders to which this host narrows the policies' lists, if it does.
@@ -80,6 +78,14 @@ pub(crate) struct Registry {
     pub(crate) poll: Duration,
     pub(crate) wait: Duration,
     pub(crate) ca_file: Option<PathBuf>,
+}
+
+impl Registry {
+    /// Returns how a registry is asked of which only the address is known.
+    pub(crate) fn plain(url: Url) -> Self {
+        let (poll, wait) = (Duration::from_secs(60), Duration::ZERO);
+        Self { urls: vec![url], poll, wait, ca_file: None }
+    }
 }
 
 /// Which store, and how gently.
@@ -148,8 +154,11 @@ impl Settings {
             realm: check.parse("realm", &realm)?,
             groups: check.each("groups", &groups)?,
             state_dir: check.absolute("state_dir", state_dir)?,
-            host: check.parse("host.name", &name)?,
-            labels: check.labels(host.labels)?,
+            host: HostFacts {
+                name: check.parse("host.name", &name)?,
+                system: check.parse("host.system", &crate::host::system())?,
+                labels: check.labels(host.labels)?,
+            },
             root: check.root_of_trust(&trust)?,
             builders: check.maybe_each("trust.builders", trust.builders.as_deref())?,
             caches: check.maybe_each("trust.caches", trust.caches.as_deref())?,
@@ -278,8 +287,10 @@ impl Check<'_> {
         match (&trust.root, &trust.root_sha256) {
             (Some(path), None) => Ok(RootOfTrust::File(self.absolute("trust.root", path.clone())?)),
             (None, Some(digest)) => {
-                let digest = digest.strip_prefix("sha256:").unwrap_or(digest);
-                Ok(RootOfTrust::Digest(self.parse("trust.root_sha256", digest)?))
+                let parsed = super::parse_fingerprint(digest).ok_or_else(|| {
+                    self.invalid("trust.root_sha256", "is not 64 lower-case hexadecimal digits")
+                })?;
+                Ok(RootOfTrust::Digest(parsed))
             }
             (None, None) => {
                 Err(self.invalid("trust", "needs `root` (a file) or `root_sha256` (its digest)"))

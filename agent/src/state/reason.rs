@@ -62,6 +62,8 @@ pub(crate) enum Code {
     FetchFailed,
     /// The store of this host failed.
     StoreFailed,
+    /// The agent's own state could not be read or written.
+    StateFailed,
     /// The closure is there; the switch comes next.
     Ready,
     /// The fetch is under way.
@@ -122,7 +124,6 @@ impl Code {
             }
             Self::ActivationFailed
             | Self::ActivationTimeout
-            | Self::UserRefused
             | Self::HealthFailed
             | Self::BootEntryGone
             | Self::Interrupted => StateWord::RolledBack,
@@ -139,6 +140,8 @@ impl Code {
             | Self::DiskFull
             | Self::RefusedBytes
             | Self::StoreFailed
+            | Self::StateFailed
+            | Self::UserRefused
             | Self::Ready => StateWord::Waiting,
         }
     }
@@ -159,5 +162,12 @@ impl Code {
             | StateWord::Waiting
             | StateWord::Converged => Persistence::Lasting,
         }
+    }
+}
+
+impl std::fmt::Display for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The one spelling that reports and journals use.
+        self.serialize(f)
     }
 }

@@ -106,12 +106,15 @@ impl Profile {
         });
         if !known {
             self.healthy_since = None;
-            self.running = Some(Running {
-                version: None,
-                path: link.path.clone(),
-                generation: link.generation,
-                activation: Activation::None,
-            });
+            self.running = Some(self.identify(link));
         }
+    }
+
+    /// Returns what is known of a generation; of a stranger's, only the path.
+    pub(crate) fn identify(&self, link: &Link) -> Running {
+        let same_path = || self.confirmed.iter().rev().find(|known| known.path == link.path);
+        let known = same_path().map(|known| (known.version, known.activation.clone()));
+        let (version, activation) = known.unwrap_or((None, Activation::None));
+        Running { version, path: link.path.clone(), generation: link.generation, activation }
     }
 }

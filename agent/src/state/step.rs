@@ -3,8 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Action, Attempt, Code, Desired, EpochVersion, Event, MAX_PHASES, MAX_STARTS, Obstacle, Pause,
-    Persistence, Phase, Profile, Reason, Record, Refused, Running, State, Target, Ticket,
+    Action, Attempt, Code, Desired, EpochVersion, Event, MAX_CONFIRMED, MAX_PHASES, MAX_STARTS,
+    Obstacle, Pause, Persistence, Phase, Profile, Reason, Record, Refused, Running, State, Target,
+    Ticket,
 };
 
 /// First backoff after a failed fetch.
@@ -46,7 +47,7 @@ fn transition(mut profile: Profile, event: Event, now: Timestamp) -> (Profile, V
             | State::RollingBack { .. }
             | State::Failed { .. } => profile.rest(),
         },
-        Event::FetchFailed(path, reason) => profile.fetch_failed(&path, reason, now),
+        Event::NotReady(path, reason) => profile.not_ready(&path, reason, now),
         Event::LockTaken(ticket) => profile.begin(ticket, now),
         Event::Activated(generation) => profile.activated(generation, now),
         Event::NeedsReboot(generation) => profile.needs_reboot(generation),
@@ -134,6 +135,8 @@ impl Profile {
                 if let Some(running) = self.running.as_mut().filter(|it| it.satisfies(&wanted)) {
                     running.version = Some(wanted.version);
                     running.activation = wanted.activation;
+                    let running = running.clone();
+                    self.remember(running);
                     return self.settle();
                 }
                 if self.refuses(wanted.version) {
@@ -186,17 +189,29 @@ impl Profile {
         (self, vec![Action::Fetch(wanted)])
     }
 
-    fn fetch_failed(
+    fn not_ready(
         mut self,
         path: &shared::nix::StorePath,
         reason: Reason,
         now: Timestamp,
     ) -> (Self, Vec<Action>) {
-        let State::Fetching { wanted, failures, .. } = &self.state else { return self.rest() };
-        if wanted.path != *path {
-            return self.rest();
-        }
-        let (wanted, failures) = (wanted.clone(), failures.saturating_add(1));
+        let (wanted, failures) = match &self.state {
+            State::Fetching { wanted, failures, .. } if wanted.path == *path => {
+                (wanted.clone(), failures.saturating_add(1))
+            }
+            State::Staged { target: Target::Wanted { wanted } } if wanted.path == *path => {
+                (wanted.clone(), 1)
+            }
+            State::Fetching { .. }
+            | State::Staged { .. }
+            | State::Starting
+            | State::Steady { .. }
+            | State::Switching { .. }
+            | State::RebootPending { .. }
+            | State::Confirming { .. }
+            | State::RollingBack { .. }
+            | State::Failed { .. } => return self.rest(),
+        };
         let until = now.checked_add(backoff(failures)).unwrap_or(Timestamp::MAX);
         self.state = match reason.code.persistence() {
             Persistence::Transient => {
@@ -270,6 +285,7 @@ impl Profile {
         match (&attempt.target, generation) {
             (Target::Nothing, _) => {
                 self.running = None;
+                self.confirmed.clear();
                 self.healthy_since = None;
                 self.state = State::Steady { obstacle: None };
                 self.decide(now)
@@ -303,9 +319,19 @@ impl Profile {
             Target::Generation { running } => Some(running.clone()),
             Target::Nothing => None,
         };
+        if let Some(running) = self.running.clone() {
+            self.remember(running);
+        }
         self.healthy_since = Some(now);
         self.state = State::Steady { obstacle: None };
         self.decide(now)
+    }
+
+    fn remember(&mut self, running: Running) {
+        self.confirmed.retain(|known| known.generation != running.generation);
+        self.confirmed.push(running);
+        let excess = self.confirmed.len().saturating_sub(MAX_CONFIRMED);
+        self.confirmed.drain(..excess);
     }
 
     pub(super) fn attempt_failed(mut self, reason: Reason) -> (Self, Vec<Action>) {

@@ -2,11 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use proptest::prelude::*;
-use shared::id::{Digest, GroupName, ProfileName};
-use shared::nix::StorePath;
-use shared::state_word::StateWord;
 
 use super::*;
 
@@ -14,8 +11,8 @@ fn path(name: u8) -> StorePath {
     StorePath::from_base_name(&format!("{}-app-{name}", "0".repeat(32))).unwrap()
 }
 
-fn version(epoch: u32, version: u32) -> EpochVersion {
-    EpochVersion { epoch, version }
+fn version(epoch: u32, number: u32) -> EpochVersion {
+    EpochVersion { epoch, version: VersionNumber::new(number).unwrap() }
 }
 
 fn wanted(version: EpochVersion, root: u8) -> Wanted {
@@ -192,7 +189,7 @@ impl Host {
                 } else {
                     Code::DiskFull
                 };
-                Event::FetchFailed(wanted.path, Reason::new(code, "a test says so"))
+                Event::NotReady(wanted.path, Reason::new(code, "a test says so"))
             }
             Action::Fetch(wanted) => Event::Fetched(wanted.path),
             Action::TakeLock => {

@@ -130,6 +130,7 @@ impl Profile {
                 Code::ProfileClaimedTwice => "agent plan".to_owned(),
                 Code::Untrusted
                 | Code::NoFreshSource
+                | Code::StateFailed
                 | Code::PolicyHold
                 | Code::Epoch
                 | Code::Revoked

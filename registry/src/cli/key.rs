@@ -1,7 +1,7 @@
 //! `registry key`: the keys of whoever types.
 
 use serde_json::json;
-use shared::problem::Problem;
+use shared::{problem::Problem, trust::PublicKey};
 
 use super::Context;
 use crate::{
@@ -48,7 +48,7 @@ fn new(name: &str, passphrase: &PassphraseArgs, context: &Context<'_>) -> Result
     let passphrase = passphrase.read(Purpose::Seal, &question, context.output)?;
     folder.create(name, &key, &passphrase).map_err(|error| signer::problem(&error))?;
     context.output.say(&format!("Key {name} is in {}", folder.file(name).display()));
-    print(name, &keys::public_hex(&key), context)
+    print(name, &key.public(), context)
 }
 
 fn list(context: &Context<'_>) -> Result<(), Problem> {
@@ -61,7 +61,7 @@ fn list(context: &Context<'_>) -> Result<(), Problem> {
     let text: String =
         listed.iter().map(|key| format!("{:<width$}  {}\n", key.name, key.public)).collect();
     let json: Vec<_> =
-        listed.iter().map(|key| json!({"name": key.name, "public": key.public})).collect();
+        listed.iter().map(|key| json!({"name": key.name, "public": key.public.to_hex()})).collect();
     context.output.data(&text, &json!({"schema": "keys.v1", "keys": json}))
 }
 
@@ -70,7 +70,7 @@ fn show(name: &str, context: &Context<'_>) -> Result<(), Problem> {
     print(name, &public.map_err(|error| signer::problem(&error))?, context)
 }
 
-fn print(name: &str, public: &str, context: &Context<'_>) -> Result<(), Problem> {
-    let json = json!({"schema": "key.v1", "name": name, "public": public});
+fn print(name: &str, public: &PublicKey, context: &Context<'_>) -> Result<(), Problem> {
+    let json = json!({"schema": "key.v1", "name": name, "public": public.to_hex()});
     context.output.data(&format!("{public}\n"), &json)
 }

@@ -61,14 +61,14 @@ pub(crate) fn create(
     let header = |life| Header {
         realm: realm.to_string(),
         version: 1,
-        expires: now.checked_add(life).unwrap_or(Timestamp::MAX),
+        expires: now.checked_add(life).unwrap_or(Timestamp::MAX).into(),
     };
     let roles = BTreeMap::from([("targets".to_owned(), 1)]);
     let snapshot = Snapshot { header: header(SNAPSHOT_LIFE), roles };
     let snapshot = sign(realm, "snapshot", snapshot.document(), &keys.snapshot)?;
     let pin = Target::of(&snapshot);
     let header = header(TIMESTAMP_LIFE);
-    let timestamp = SignedTimestamp { header, signed_at: now, snapshot: 1, pin };
+    let timestamp = SignedTimestamp { header, signed_at: now.into(), snapshot: 1, pin };
     let timestamp = sign(realm, "timestamp", timestamp.document(), &keys.timestamp)?;
     for (role, bytes) in [("root", root), ("targets", targets), ("snapshot", &snapshot)] {
         blobs.write(&FileName::metadata(1, role), bytes)?;

@@ -13,6 +13,7 @@ use super::metadata::{self, Ruled};
 use super::rules::{Rules, Violation};
 use super::threshold::{self, ThresholdError};
 use super::writer::Target;
+use crate::id::TargetPath;
 use crate::nix::Sha256;
 
 /// A realm's files as they are now, from whoever keeps them.
@@ -172,10 +173,9 @@ pub fn admit(
         (RoleKind::TopLevel, "snapshot" | "timestamp") => {
             Err(Refusal::NotPublished { role: role.to_owned() })
         }
-        (
-            RoleKind::TopLevel | RoleKind::Owners(_) | RoleKind::Team(_) | RoleKind::Part { .. },
-            _,
-        ) => admit_targets(realm, role, candidate, blobs, rules, now),
+        (RoleKind::TopLevel | RoleKind::Owners(_) | RoleKind::Team | RoleKind::Part { .. }, _) => {
+            admit_targets(realm, role, candidate, blobs, rules, now)
+        }
     }
 }
 
@@ -217,7 +217,7 @@ fn admit_targets(
     let new = read::<Targets>(candidate, role, rules)?;
     let signers = count(&new, &authority.keys, &authority.role_keys, role)?;
     for path in new.signed().targets.keys() {
-        if !authority.fences.iter().all(|fence| fence.iter().any(|pattern| pattern.matches(path))) {
+        if !authority.allows(path) {
             return Err(Refusal::OutsideFence { role: role.to_owned(), path: path.clone() });
         }
     }
@@ -246,10 +246,18 @@ struct Authority {
     fences: Vec<Vec<Pattern>>,
 }
 
+impl Authority {
+    fn allows(&self, path: &str) -> bool {
+        TargetPath::parse(path).is_ok_and(|path| {
+            self.fences.iter().all(|fence| fence.iter().any(|pattern| pattern.matches(&path)))
+        })
+    }
+}
+
 /// Follows the delegations from root to `role`, as its name says they go.
 fn authority(realm: &impl Realm, role: &str, rules: &Rules) -> Result<Authority, Refusal> {
     let delegator = match fence::role_kind(role) {
-        Ok(RoleKind::Owners(_) | RoleKind::Team(_)) => "targets",
+        Ok(RoleKind::Owners(_) | RoleKind::Team) => "targets".to_owned(),
         Ok(RoleKind::Part { team }) => team,
         Ok(RoleKind::TopLevel) => {
             let root = realm.role("root").ok_or_else(|| undelegated(role))?;
@@ -260,14 +268,14 @@ fn authority(realm: &impl Realm, role: &str, rules: &Rules) -> Result<Authority,
         }
         Err(error) => return Err(malformed(role, error.into())),
     };
-    let above = authority(realm, delegator, rules)?;
-    let file = realm.role(delegator).ok_or_else(|| undelegated(role))?;
-    let file = current_file::<Targets>(&file, delegator, rules)?;
+    let above = authority(realm, &delegator, rules)?;
+    let file = realm.role(&delegator).ok_or_else(|| undelegated(role))?;
+    let file = current_file::<Targets>(&file, &delegator, rules)?;
     // The keys above may have changed since the delegator last published.
-    count(&file, &above.keys, &above.role_keys, delegator)?;
+    count(&file, &above.keys, &above.role_keys, &delegator)?;
     let delegations = file.signed().delegations.as_ref().ok_or_else(|| undelegated(role))?;
     let patterns = metadata::patterns(delegations)
-        .map_err(|source| Refusal::Current { role: delegator.to_owned(), source })?;
+        .map_err(|source| Refusal::Current { role: delegator.clone(), source })?;
     let (delegation, patterns) = delegations
         .roles
         .iter()
@@ -327,4 +335,160 @@ fn undelegated(role: &str) -> Refusal {
 
 fn malformed(role: &str, source: Violation) -> Refusal {
     Refusal::Malformed { role: role.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_realm::{REALM, TestRealm, day, key, ring};
+    use super::super::writer::{self, Delegation, Document};
+    use super::*;
+
+    impl Realm for TestRealm {
+        fn role(&self, role: &str) -> Option<Vec<u8>> {
+            let version = match role {
+                "root" => self.root.header.version,
+                role => self.version(role),
+            };
+            self.files.get(&format!("{version}.{role}.json")).cloned()
+        }
+
+        fn version(&self, role: &str) -> u64 {
+            self.versions.get(role).copied().unwrap_or(0)
+        }
+
+        fn target(&self, path: &str, sha256: &Sha256) -> Option<u64> {
+            let (group, profile) = path.split_once('/')?;
+            let bytes = self.files.get(&format!("{group}/{}.{profile}", sha256.to_hex()))?;
+            u64::try_from(bytes.len()).ok()
+        }
+    }
+
+    const NEW: &[u8] = b"eu/webshop version 2";
+
+    fn try_put(
+        realm: &TestRealm,
+        role: &str,
+        candidate: &[u8],
+        blob: &[u8],
+    ) -> Result<Admitted, Refusal> {
+        let blobs = BTreeMap::from([(Sha256::of(blob), blob.to_vec())]);
+        admit(realm, role, candidate, &blobs, &Rules::shoal(REALM), day(0))
+    }
+
+    fn signed(
+        document: Result<Document, writer::WriteError>,
+        role: &str,
+        generation: u8,
+    ) -> Vec<u8> {
+        let mut document = document.expect("a document");
+        document.sign(&key(role, generation));
+        document.to_bytes()
+    }
+
+    /// The next version of `shop`, whose bytes the realm has not.
+    fn next(realm: &mut TestRealm) -> writer::Targets {
+        let next = realm.with_target("shop", "eu/webshop", NEW);
+        realm.files.retain(|_, bytes| bytes != NEW);
+        next
+    }
+
+    #[test]
+    fn takes_the_next_version_and_says_what_changed() {
+        let mut realm = TestRealm::new();
+        let role = signed(next(&mut realm).document(), "shop", 0);
+        let admitted = try_put(&realm, "shop", &role, NEW).expect("admitted");
+        assert_eq!((admitted.version, admitted.changed), (3, vec!["eu/webshop".to_owned()]));
+        assert_eq!(admitted.signers, [key("shop", 0).public().key_id()]);
+    }
+
+    #[test]
+    fn refuses_what_an_agent_would_refuse() {
+        type Change = fn(&mut writer::Targets);
+        let cases: [(&str, Change, u8, &[u8], u16, &str); 9] = [
+            ("a stranger's key", |_| {}, 7, NEW, 403, "bad_signature"),
+            ("an old version", |role| role.header.version = 2, 0, NEW, 412, "moved"),
+            ("a version ahead", |role| role.header.version = 4, 0, NEW, 412, "moved"),
+            ("expired", |role| role.header.expires = day(0).into(), 0, NEW, 422, "expired"),
+            ("no bytes", |_| {}, 0, b"other", 422, "missing_target"),
+            (
+                "a wrong length",
+                |role| drop(role.targets.get_mut("eu/webshop").map(|target| target.length += 1)),
+                0,
+                NEW,
+                422,
+                "missing_target",
+            ),
+            ("beyond its fence", |role| put(role, "eu/video"), 0, NEW, 403, "fence"),
+            ("a policy", |role| put(role, "eu/_policy"), 0, NEW, 403, "fence"),
+            ("another group", |role| put(role, "us/webshop"), 0, NEW, 403, "fence"),
+        ];
+        for (what, change, generation, blob, status, code) in cases {
+            let mut realm = TestRealm::new();
+            let mut role = next(&mut realm);
+            change(&mut role);
+            let role = signed(role.document(), "shop", generation);
+            let refusal = try_put(&realm, "shop", &role, blob).expect_err(what);
+            assert_eq!((refusal.status(), refusal.code()), (status, code), "{what}");
+        }
+    }
+
+    fn put(role: &mut writer::Targets, path: &str) {
+        role.targets.insert(path.to_owned(), writer::Target::of(NEW));
+    }
+
+    #[test]
+    fn refuses_roles_that_nobody_delegates_to_and_those_it_signs_itself() {
+        let mut realm = TestRealm::new();
+        let role = signed(next(&mut realm).document(), "shop", 0);
+        for (name, status) in [
+            ("shop.ci", 403),
+            ("stranger", 403),
+            ("snapshot", 422),
+            ("../root", 422),
+            ("Shop", 422),
+        ] {
+            assert_eq!(
+                try_put(&realm, name, &role, NEW).expect_err(name).status(),
+                status,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_removed_team_is_refused_and_comes_back_above_its_last_version() {
+        let mut realm = TestRealm::new();
+        let mut targets = realm.roles["targets"].clone();
+        let delegation = targets.undelegate("shop").expect("a delegation");
+        targets.header.version = 2;
+        realm.put_role(&targets, 0);
+        let role = signed(next(&mut realm).document(), "shop", 0);
+        assert_eq!(try_put(&realm, "shop", &role, NEW).expect_err("removed").status(), 403);
+
+        targets.delegate(Delegation { ring: ring("shop", 1), ..delegation }).expect("a delegation");
+        targets.header.version = 3;
+        let candidate = signed(targets.document(), "targets", 0);
+        try_put(&realm, "targets", &candidate, b"").expect("admitted");
+        realm.put_role(&targets, 0);
+        assert_eq!(try_put(&realm, "shop", &role, NEW).expect_err("old key").status(), 403);
+        let role = signed(next(&mut realm).document(), "shop", 1);
+        assert_eq!(try_put(&realm, "shop", &role, NEW).expect("admitted").version, 3);
+    }
+
+    #[test]
+    fn a_root_follows_the_old_keys_and_its_own() {
+        let mut realm = TestRealm::new();
+        realm.root.header.version = 2;
+        realm.root.root.keys = vec![key("root", 1).public(), key("root", 2).public()];
+        for (signers, status) in
+            [(&[0, 1, 2][..], None), (&[0, 1], Some(403)), (&[1, 2], Some(403))]
+        {
+            realm.write_root(signers);
+            let candidate = realm.files.remove("2.root.json").expect("a root");
+            let mut current = realm.clone();
+            current.root.header.version = 1;
+            let refusal = try_put(&current, "root", &candidate, b"").err();
+            assert_eq!(refusal.map(|refusal| refusal.status()), status, "{signers:?}");
+        }
+    }
 }

@@ -3,24 +3,15 @@
 use data_encoding::{BASE64, HEXLOWER};
 use serde::{Deserialize, Serialize};
 
-use super::json::{self, Controls, JsonError};
 use super::keys::{PublicKey, SigningKey};
+use crate::json::{self, JsonError};
 
 /// Why an envelope proves nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum DsseError {
-    /// Larger than the caller takes.
-    #[error("the envelope is larger than {max} bytes")]
-    TooLarge {
-        /// The cap.
-        max: usize,
-    },
-    /// Not acceptable as JSON.
-    #[error(transparent)]
-    Json(#[from] JsonError),
-    /// Not an envelope.
+    /// Not an envelope, or too long.
     #[error("not a DSSE envelope")]
-    Shape(#[source] serde_json::Error),
+    Shape(#[source] JsonError),
     /// The payload or a signature is not base 64.
     #[error("the envelope's payload or signature is not base 64")]
     Base64,
@@ -91,11 +82,7 @@ impl Envelope {
     /// # Errors
     /// When it is none.
     pub fn parse(bytes: &[u8], max: usize) -> Result<Self, DsseError> {
-        if bytes.len() > max {
-            return Err(DsseError::TooLarge { max });
-        }
-        json::scan(bytes, Controls::Refused)?;
-        serde_json::from_slice(bytes).map_err(DsseError::Shape)
+        json::read(bytes, max).map_err(DsseError::Shape)
     }
 
     /// Returns the envelope as JSON.

@@ -14,7 +14,8 @@ use super::rules::{FenceRule, Violation};
 use super::stored::{StoredTarget, first_seen};
 use super::trusted::{Trusted, check_fresh};
 use super::verified::Verified;
-use super::{Folder, Need, fence, threshold};
+use super::{Folder, Need, threshold};
+use crate::id::TargetPath;
 
 /// A found target, and what to store of the way to it.
 #[derive(Debug)]
@@ -75,10 +76,6 @@ impl<'a> Lookup<'a> {
         path: &str,
         known: StoredTarget,
     ) -> Result<Self, Error> {
-        if trusted.rules.fence == FenceRule::Fenced {
-            fence::check_path(path)
-                .map_err(|source| Error::Fence { file: path.to_owned(), source })?;
-        }
         let mut lookup = Self {
             trusted,
             path: path.to_owned(),
@@ -170,9 +167,13 @@ impl<'a> Lookup<'a> {
         let mut found = Vec::new();
         match self.trusted.rules.fence {
             FenceRule::Fenced => {
+                let path = TargetPath::parse(&self.path).map_err(|error| Error::Fence {
+                    file: self.path.clone(),
+                    source: error.into(),
+                })?;
                 let patterns = metadata::patterns(delegations).map_err(malformed)?;
                 for (index, patterns) in patterns.iter().enumerate() {
-                    if patterns.iter().any(|pattern| pattern.matches(&self.path)) {
+                    if patterns.iter().any(|pattern| pattern.matches(&path)) {
                         found.push((index, Terminating::Yes));
                     }
                 }

@@ -6,11 +6,13 @@ use serde_json::Value;
 use sigstore_tuf::metadata::RoleKeys;
 use sigstore_tuf::{Delegations, Key, Metadata, Role, Root, Snapshot, Targets, Timestamp};
 
-use super::fence::{self, Pattern};
-use super::json::{self, Controls};
+use super::fence::{self, FenceError, Pattern};
 use super::keys::PublicKey;
 use super::rules::{FenceRule, FormRule, KeyRule, MAX_VERSION, Rules, Violation};
+use crate::id::TargetPath;
+use crate::json::{self, Controls};
 use crate::nix::Sha256;
+use crate::time::Time;
 
 /// The four roles of a root.
 pub const TOP_LEVEL: [&str; 4] = ["root", "snapshot", "targets", "timestamp"];
@@ -37,14 +39,15 @@ pub fn read<T: Ruled>(
     max: u64,
     rules: &Rules,
 ) -> Result<Metadata<T>, Violation> {
-    if u64::try_from(bytes.len()).is_ok_and(|len| len > max) {
+    let max_len = usize::try_from(max).unwrap_or(usize::MAX);
+    if bytes.len() > max_len {
         return Err(Violation::TooLarge { max });
     }
     let controls = match rules.form {
         FormRule::Exact => Controls::Refused,
         FormRule::AsInTuf => Controls::Allowed,
     };
-    json::scan(bytes, controls)?;
+    json::check(bytes, max_len, controls)?;
     let metadata = Metadata::<T>::from_slice(bytes).map_err(Violation::Metadata)?;
     let signed = metadata.signed();
     if let Some(expected) = &rules.realm {
@@ -64,23 +67,14 @@ pub fn read<T: Ruled>(
     Ok(metadata)
 }
 
-/// Parses a time as all our files write it: `YYYY-MM-DDTHH:MM:SSZ`.
-#[must_use]
-pub fn parse_time(text: &str) -> Option<jiff::Timestamp> {
-    let time: jiff::Timestamp = text.parse().ok()?;
-    (format_time(time) == text).then_some(time)
-}
-
-/// Writes a time as all our files do; fractions of a second are cut off.
-#[must_use]
-pub fn format_time(time: jiff::Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
 /// Returns the time at which a timestamp says that it was signed.
 #[must_use]
 pub fn signed_at(timestamp: &Timestamp) -> Option<jiff::Timestamp> {
-    timestamp.extra.get("x-signed-at").and_then(Value::as_str).and_then(parse_time)
+    timestamp.extra.get("x-signed-at").and_then(Value::as_str).and_then(time)
+}
+
+fn time(text: &str) -> Option<jiff::Timestamp> {
+    Time::parse(text).ok().map(jiff::Timestamp::from)
 }
 
 fn form(message: impl Into<String>) -> Violation {
@@ -98,12 +92,18 @@ fn check_form(bytes: &[u8], version: u64) -> Result<(), Violation> {
         return Err(form("has members beside `signatures` and `signed`"));
     }
     let signatures = value.get("signatures").and_then(Value::as_array);
-    let exact = |signature: &Value| signature.as_object().is_some_and(|object| object.len() == 2);
+    // One spelling of each signature, so that no other bytes pass for the same file.
+    let exact = |signature: &Value| {
+        let sig = signature.get("sig").and_then(Value::as_str).unwrap_or("");
+        let raw = data_encoding::HEXLOWER.decode(sig.as_bytes());
+        signature.as_object().is_some_and(|object| object.len() == 2)
+            && raw.is_ok_and(|raw| raw.len() == 64)
+    };
     if !signatures.is_some_and(|list| list.iter().all(exact)) {
-        return Err(form("a signature has members beside `keyid` and `sig`"));
+        return Err(form("a signature is not `keyid` and `sig` of 128 lower-case digits"));
     }
     let expires = value.pointer("/signed/expires").and_then(Value::as_str).unwrap_or("");
-    if parse_time(expires).is_none() {
+    if time(expires).is_none() {
         return Err(form(format!("`expires` is `{expires}`, not `YYYY-MM-DDTHH:MM:SSZ`")));
     }
     Ok(())
@@ -251,7 +251,7 @@ impl Ruled for Targets {
 /// is for its delegator to say: a lookup never comes here for one that does not.
 fn check_fenced(targets: &Targets, role: &str) -> Result<(), Violation> {
     for (path, target) in &targets.targets {
-        fence::check_path(path)?;
+        TargetPath::parse(path).map_err(FenceError::from)?;
         if target.hashes.get("sha256").and_then(|hash| Sha256::from_hex(hash)).is_none() {
             return Err(form(format!("target `{path}` has no SHA-256")));
         }

@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use super::fence::FenceError;
-use super::json::JsonError;
+use crate::json::JsonError;
 
 /// The highest version of anything.
 pub const MAX_VERSION: u64 = u32::MAX as u64;

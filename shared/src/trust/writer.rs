@@ -5,17 +5,20 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp as Time;
 use serde_json::{Map, Value, json};
 
 use super::fence::{self, FenceError, Pattern};
 use super::keys::{KeyError, PublicKey};
-use super::metadata::{format_time, patterns, signed_at};
+use super::metadata::{patterns, signed_at};
 use super::rules::{Rules, Violation};
 use crate::nix::Sha256;
+use crate::time::Time;
 
 mod diff;
 mod document;
+
+#[cfg(test)]
+mod tests;
 
 pub use diff::changes;
 pub use document::{Document, Kind};
@@ -116,7 +119,7 @@ impl Header {
             ("_type", Value::from(kind)),
             ("spec_version", Value::from(SPEC_VERSION)),
             ("version", Value::from(self.version)),
-            ("expires", Value::from(format_time(self.expires))),
+            ("expires", Value::from(self.expires.to_string())),
             ("x-realm", Value::from(self.realm.as_str())),
         ];
         members.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
@@ -381,7 +384,7 @@ impl Timestamp {
             "hashes": {"sha256": self.pin.sha256.to_hex()},
         });
         let mut signed = self.header.to_json("timestamp");
-        signed.insert("x-signed-at".to_owned(), Value::from(format_time(self.signed_at)));
+        signed.insert("x-signed-at".to_owned(), Value::from(self.signed_at.to_string()));
         signed.insert("meta".to_owned(), json!({"snapshot.json": pin}));
         Document::new(Kind::Timestamp, "timestamp", signed, &self.header.realm)
     }
@@ -401,7 +404,7 @@ impl Timestamp {
         let hash = pin.hashes.as_ref().and_then(|hashes| hashes.get("sha256"));
         let sha256 = hash.and_then(|hex| Sha256::from_hex(hex)).ok_or_else(form)?;
         let length = pin.length.ok_or_else(form)?;
-        let signed_at = signed_at(&read).ok_or_else(form)?;
+        let signed_at = signed_at(&read).ok_or_else(form)?.into();
         Ok(Self { header, signed_at, snapshot: pin.version, pin: Target { length, sha256 } })
     }
 }
@@ -421,7 +424,7 @@ fn read<T: super::metadata::Ruled + Clone>(
         .map_err(|source| WriteError::Unreadable { role: role.to_owned(), source })
 }
 
-fn header(extra: &BTreeMap<String, Value>, version: u64, expires: Time) -> Header {
+fn header(extra: &BTreeMap<String, Value>, version: u64, expires: jiff::Timestamp) -> Header {
     let realm = extra.get("x-realm").and_then(Value::as_str).unwrap_or("").to_owned();
-    Header { realm, version, expires }
+    Header { realm, version, expires: expires.into() }
 }

@@ -12,6 +12,7 @@ mod database;
 mod derivation;
 mod import;
 mod layout;
+mod problem;
 mod register;
 mod remount;
 mod roots;
@@ -338,3 +339,6 @@ fn raise_descriptor_limit(locks: u64) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -176,13 +176,25 @@ impl Profile {
             }
         }
         for number in numbers {
-            let link = self.generation_link(*number);
-            match fs::remove_file(&link) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(io_error("remove", &link)(error));
-                }
-                Ok(()) | Err(_) => {}
-            }
+            remove_link(&self.generation_link(*number))?;
+        }
+        self.sync()
+    }
+
+    /// Removes the link and all generations; a profile that is gone already does not matter.
+    ///
+    /// # Errors
+    /// When the lock stays busy or the file system fails.
+    pub fn remove(&self) -> Result<(), ProfileError> {
+        if !self.folder.exists() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        // The link first: what it leads to is whole as long as it is there.
+        remove_link(&self.link)?;
+        self.sync()?;
+        for number in self.numbers()? {
+            remove_link(&self.generation_link(number))?;
         }
         self.sync()
     }
@@ -304,6 +316,15 @@ impl Profile {
         fs::File::open(&self.folder)
             .and_then(|folder| folder.sync_all())
             .map_err(io_error("sync", &self.folder))
+    }
+}
+
+fn remove_link(link: &Path) -> Result<(), ProfileError> {
+    match fs::remove_file(link) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io_error("remove", link)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -171,7 +171,7 @@ pub async fn run(
     let outcome = Outcome {
         paths: arrived.len(),
         nar_size: arrived.iter().map(|info| info.nar_size).sum(),
-        faults: run.into_faults(),
+        faults: run.take_faults(),
     };
     let store = Arc::clone(store);
     let observer = Arc::clone(observer);

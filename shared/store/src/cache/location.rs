@@ -37,16 +37,15 @@ pub enum LocationError {
 }
 
 impl Location {
-    /// Parses a URL, or the path of a folder.
+    /// Parses a URL, or the path of a folder, which may be relative to the current one.
     ///
     /// # Errors
     /// When it is neither.
     pub fn parse(text: &str) -> Result<Self, LocationError> {
         let Some((scheme, rest)) = text.split_once("://") else {
-            return if text.is_empty() || text.contains('\0') {
-                Err(LocationError::Form)
-            } else {
-                Ok(Self::File(PathBuf::from(text)))
+            return match std::path::absolute(text) {
+                Ok(folder) if !text.contains('\0') => Ok(Self::File(folder)),
+                Ok(_) | Err(_) => Err(LocationError::Form),
             };
         };
         match scheme {
@@ -87,7 +86,10 @@ impl Location {
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(folder) => write!(f, "file://{}", folder.display()),
+            Self::File(folder) => match Url::from_file_path(folder) {
+                Ok(url) => f.write_str(url.as_str().trim_end_matches('/')),
+                Err(()) => write!(f, "file://{}", folder.display()),
+            },
             Self::Http(url) => {
                 let mut url = url.clone();
                 // Both only fail for URLs without a host, which a Location never is.
@@ -163,6 +165,9 @@ mod tests {
         assert_eq!(display("http://u:p@c.example"), Ok("http://c.example".to_owned()));
         assert_eq!(display("file:///srv/cache"), Ok("file:///srv/cache".to_owned()));
         assert_eq!(display("/srv/cache"), Ok("file:///srv/cache".to_owned()));
+        assert_eq!(display("/srv/my cache/"), Ok("file:///srv/my%20cache".to_owned()));
+        let relative = std::env::current_dir().unwrap().join("cache");
+        assert_eq!(Location::parse("cache"), Ok(Location::File(relative)));
     }
 
     #[test]

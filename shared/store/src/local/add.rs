@@ -30,6 +30,11 @@ impl LocalStore {
         let own: BTreeSet<StorePath> = [info.path.clone()].into();
         self.add_temp_roots(&own)?;
         self.add_temp_roots(references)?;
+        let present = self.valid(references)?;
+        if let Some(reference) = references.iter().find(|path| !present.contains_key(*path)) {
+            let reference = reference.clone();
+            return Err(LocalStoreError::MissingReference { path: info.path, reference });
+        }
         let locks = self.lock_paths(&own, PATIENCE)?;
         if self.valid(&own)?.is_empty() {
             self.copy(source, &info)?;

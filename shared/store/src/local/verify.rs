@@ -60,6 +60,20 @@ pub enum Damage {
     },
 }
 
+impl Damage {
+    /// Returns the path that is damaged, if it is one path.
+    #[must_use]
+    pub const fn path(&self) -> Option<&StorePath> {
+        match self {
+            Self::Missing(path)
+            | Self::Modified { path, .. }
+            | Self::Size { path, .. }
+            | Self::Unreadable { path, .. } => Some(path),
+            Self::References { .. } => None,
+        }
+    }
+}
+
 impl LocalStore {
     /// Checks every valid path and tells `report` what is wrong; returns how many were checked.
     ///

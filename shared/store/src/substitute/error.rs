@@ -136,7 +136,11 @@ impl SubstituteError {
                 problem = problem.because("there is no cache to ask");
             }
         }
-        problem.leaves("nothing was switched; no path is valid that is not whole")
+        let untrusted = |fault: &Fault| matches!(fault.cause, FaultCause::Untrusted(_));
+        if matches!(self, Self::Path { faults, .. } if faults.iter().any(untrusted)) {
+            problem = problem.fix("trust the key of whoever built it, or sign it with one you do");
+        }
+        problem.leaves("what is valid is whole; all else was removed")
     }
 }
 

@@ -36,6 +36,13 @@ pub(super) struct Run {
     faults: Mutex<Vec<Fault>>,
 }
 
+/// Whoever drops a run in the middle wants it to end: the threads that write are told, too.
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.cancelled.cancel();
+    }
+}
+
 /// Why an offer came to nothing.
 enum Failure {
     /// The cache is to blame, or has nothing: the next one may do better.
@@ -76,8 +83,8 @@ impl Run {
     }
 
     /// Returns which caches failed or lied.
-    pub(super) fn into_faults(self) -> Vec<Fault> {
-        self.faults.into_inner().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn take_faults(&self) -> Vec<Fault> {
+        std::mem::take(&mut *self.faults.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Fetches one path from the first cache that delivers it.
@@ -166,6 +173,7 @@ impl Run {
                 compression,
                 unpacked: Arc::clone(&unpacked),
                 observer: Arc::clone(&self.observer),
+                cancelled: self.cancelled.clone(),
             };
             let error = match self.import(import, body).await? {
                 Ok(()) => return Ok(info),
@@ -251,6 +259,7 @@ struct Import {
     compression: shared::nix::narinfo::Compression,
     unpacked: Arc<AtomicU64>,
     observer: Observer,
+    cancelled: CancellationToken,
 }
 
 impl Import {
@@ -270,7 +279,8 @@ impl Import {
             (self.observer)(Event::Unpacked(bytes));
         };
         let nar = Counted { inner: nar, count };
-        let mut nar = Exactly { inner: nar, left: self.info.nar_size };
+        let mut nar =
+            Exactly { inner: nar, left: self.info.nar_size, cancelled: self.cancelled.clone() };
         store.import(&self.info, &mut nar, locks)
     }
 }
@@ -295,6 +305,7 @@ impl<R: Read, F: FnMut(u64)> Read for Counted<R, F> {
 struct Exactly<R> {
     inner: R,
     left: u64,
+    cancelled: CancellationToken,
 }
 
 impl<R: Read> Read for Exactly<R> {
@@ -302,6 +313,9 @@ impl<R: Read> Read for Exactly<R> {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         if most == 0 {
             return Ok(0);
+        }
+        if self.cancelled.is_cancelled() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "given up"));
         }
         let read = self.inner.read(buffer.get_mut(..most).unwrap_or_default())?;
         self.left -= read as u64;

@@ -1,0 +1,154 @@
+//! Putting a generation to work, and taking it out of work.
+//!
+//! Two kinds: `none` is the profile link alone, `exec` runs programs of the root. Nothing of a
+//! team runs as root unless the owners said so.
+
+mod exec;
+mod user;
+
+use std::path::{Path, PathBuf};
+
+use shared::id::{GroupName, ProfileName};
+use shared::nix::StorePath;
+
+use crate::state::{Activation, Code, EpochVersion, Reason};
+
+pub(crate) use self::user::{Host, choose};
+
+/// Something that was, or is to be, at work.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Work<'a> {
+    /// Its root.
+    pub(crate) path: &'a StorePath,
+    /// How it is put to work.
+    pub(crate) activation: &'a Activation,
+    /// Its version, if it is known.
+    pub(crate) version: Option<EpochVersion>,
+}
+
+/// Where all of it happens.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    /// The store root.
+    pub(crate) root: &'a Path,
+    /// The profile's link.
+    pub(crate) link: &'a Path,
+    /// The group, if one is followed.
+    pub(crate) group: Option<&'a GroupName>,
+    /// The profile.
+    pub(crate) profile: &'a ProfileName,
+    /// Who we are and who else is here.
+    pub(crate) host: &'a Host,
+}
+
+/// Why a generation could not be put to work, and the last lines that it wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// Why.
+    pub(crate) reason: Reason,
+    /// The last lines of output.
+    pub(crate) log: String,
+}
+
+/// Which program of a root is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Program {
+    Activate,
+    Deactivate,
+}
+
+impl Program {
+    const fn file(self) -> &'static str {
+        match self {
+            Self::Activate => "bin/activate",
+            Self::Deactivate => "bin/deactivate",
+        }
+    }
+
+    const fn failure(self) -> Code {
+        match self {
+            Self::Activate => Code::ActivationFailed,
+            Self::Deactivate => Code::DeactivationFailed,
+        }
+    }
+}
+
+/// Puts `new` to work where `old` was; either may be nothing. Returns the last lines of output.
+///
+/// A root that is activated by `exec` takes over from its predecessor itself. One that has no
+/// such successor is deactivated.
+pub(crate) async fn put_to_work(
+    place: &Place<'_>,
+    old: Option<Work<'_>>,
+    new: Option<Work<'_>>,
+) -> Result<String, Failure> {
+    let is_exec = |work: &Work<'_>| matches!(work.activation, Activation::Exec { .. });
+    if let Some(work) = new.filter(is_exec) {
+        return start(place, work, Program::Activate, old, new).await;
+    }
+    match old.filter(is_exec) {
+        Some(work) if has_program(place, work, Program::Deactivate) => {
+            start(place, work, Program::Deactivate, old, new).await
+        }
+        Some(_) | None => Ok(String::new()),
+    }
+}
+
+async fn start(
+    place: &Place<'_>,
+    work: Work<'_>,
+    program: Program,
+    old: Option<Work<'_>>,
+    new: Option<Work<'_>>,
+) -> Result<String, Failure> {
+    let Activation::Exec { timeout, user, privileged } = work.activation else {
+        return Ok(String::new());
+    };
+    let account = choose(place.host, user.as_ref(), *privileged).map_err(|error| Failure {
+        reason: Reason::new(Code::UserRefused, error.to_string()),
+        log: String::new(),
+    })?;
+    let physical = |work: Option<Work<'_>>| {
+        work.map(|work| real_path(place.root, work.path)).unwrap_or_default()
+    };
+    let environment = vec![
+        ("PATH", exec::PATH.into()),
+        ("SHOAL_GROUP", place.group.map(GroupName::as_str).unwrap_or_default().into()),
+        ("SHOAL_PROFILE", place.profile.as_str().into()),
+        (
+            "SHOAL_VERSION",
+            work.version.map(|version| version.version.to_string()).unwrap_or_default().into(),
+        ),
+        ("SHOAL_OLD", physical(old).into_os_string()),
+        ("SHOAL_NEW", physical(new).into_os_string()),
+        ("SHOAL_ROOT", place.root.into()),
+    ];
+    let command = exec::Command {
+        program: real_path(place.root, work.path).join(program.file()),
+        argument: place.link.to_owned(),
+        environment,
+        account,
+        timeout: std::time::Duration::from_secs((*timeout).into()),
+    };
+    let name = format!("`{}` of `{}`", program.file(), work.path);
+    exec::run(&command).await.map_err(|failed| {
+        let code = match (&failed.problem, program) {
+            (exec::Problem::Timeout(_), Program::Activate) => Code::ActivationTimeout,
+            (
+                exec::Problem::Timeout(_) | exec::Problem::Start(_) | exec::Problem::Ended(_),
+                program,
+            ) => program.failure(),
+        };
+        let text = format!("{name} {}", failed.problem);
+        Failure { reason: Reason::new(code, text), log: failed.log }
+    })
+}
+
+fn has_program(place: &Place<'_>, work: Work<'_>, program: Program) -> bool {
+    real_path(place.root, work.path).join(program.file()).symlink_metadata().is_ok()
+}
+
+/// Returns where a store path lies below the store root.
+pub(crate) fn real_path(root: &Path, path: &StorePath) -> PathBuf {
+    root.join(shared::nix::STORE_DIR.trim_start_matches('/')).join(path.base_name())
+}

@@ -1,0 +1,94 @@
+//! Why something could not be had, and how bad that is.
+
+use shared::problem::{Kind, Problem};
+use shared::trust::{self, Verdict};
+
+use super::SourceError;
+use crate::files::FileError;
+use crate::state::{Code, Reason};
+use crate::trust_store::TrustStoreError;
+
+/// Why a poll, or one document of it, came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Trouble {
+    /// A source gave no answer.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// What a source gave was not accepted.
+    #[error("`{source_url}` has nothing that this host accepts")]
+    Trust { source_url: String, source: trust::Error },
+    /// The state on disk could not be read or written.
+    #[error(transparent)]
+    Store(#[from] TrustStoreError),
+    /// A file of the agent's own could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// No source is configured.
+    #[error("the configuration names no registry")]
+    NoSource,
+    /// No source has the root that the configuration pins by its digest.
+    #[error("`{source_url}` has no root metadata with the digest that this host pins")]
+    PinnedRoot { source_url: String },
+}
+
+impl Trouble {
+    /// Returns the code by which a profile tells of it.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Trust { source, .. } => match source.verdict() {
+                Verdict::Untrusted => Code::Untrusted,
+                Verdict::Behind | Verdict::Expired => Code::NoFreshSource,
+                Verdict::Absent => Code::NoManifest,
+            },
+            Self::PinnedRoot { .. } => Code::Untrusted,
+            Self::Source(_) | Self::NoSource => Code::NoFreshSource,
+            Self::Store(_) | Self::File(_) => Code::StateFailed,
+        }
+    }
+
+    /// Tells it as the reason of a profile.
+    pub(crate) fn reason(&self) -> Reason {
+        Reason::new(self.code(), chain(self))
+    }
+
+    /// Tells it as a problem of a command.
+    pub(crate) fn problem(&self) -> Problem {
+        let kind = match self {
+            Self::Trust { source, .. } => match source.verdict() {
+                Verdict::Untrusted | Verdict::Expired => Kind::Trust,
+                Verdict::Behind => Kind::Unreachable,
+                Verdict::Absent => Kind::Negative,
+            },
+            Self::PinnedRoot { .. } => Kind::Trust,
+            Self::Source(_) => Kind::Unreachable,
+            Self::NoSource => Kind::Usage,
+            Self::Store(_) | Self::File(_) => Kind::Runtime,
+        };
+        Problem::from_error(kind, &self.code().to_string(), self)
+            .leaves("this host keeps what it runs")
+            .next("agent status")
+    }
+
+    /// Orders troubles: what needs somebody's eye first is greatest.
+    pub(super) fn severity(&self) -> u8 {
+        match self {
+            Self::Store(_) | Self::File(_) => 3,
+            Self::Trust { source, .. } if source.verdict() == Verdict::Untrusted => 2,
+            Self::PinnedRoot { .. } => 2,
+            Self::Trust { .. } => 1,
+            Self::Source(_) | Self::NoSource => 0,
+        }
+    }
+}
+
+/// Writes an error with all its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

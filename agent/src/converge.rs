@@ -1,0 +1,279 @@
+//! Drives profiles towards what is asked for: the thin side that acts, beside the pure
+//! [`state`](crate::state) that decides.
+//!
+//! A switch, and every change of the journal, happens under the host's one lock: one at a time,
+//! whoever starts it. Fetching happens without it, so fetches overlap. Every value is in the
+//! journal before anything is done because of it; a process that dies anywhere leaves the next
+//! one a journal to compare with the host. Start at [`Converger::converge`].
+
+mod error;
+mod fetch;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use shared::id::{GroupName, ProfileName};
+use store::local::{LocalStore, LocalStoreError};
+use store::substitute::{Limits, Observer, Sources};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::session::Session;
+use crate::journal::Journal;
+use crate::pins::Pins;
+use crate::state::{Desired, Event, Pin, Profile, State, Wanted};
+
+pub(crate) use self::error::ConvergeError;
+pub(crate) use self::fetch::Closures;
+
+/// How often a profile is compared with the host even if nothing new was asked for.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// Where a host keeps what the agent changes.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// The agent's state folder: journal, pins, lock.
+    pub(crate) state_dir: PathBuf,
+    /// The store root; profiles are below it as well.
+    pub(crate) root: PathBuf,
+}
+
+/// What one profile is to become, and where its closure may come from.
+#[derive(Clone)]
+pub(crate) struct Order {
+    /// The group that the host follows.
+    pub(crate) group: GroupName,
+    /// The profile.
+    pub(crate) profile: ProfileName,
+    /// What the documents ask for.
+    pub(crate) desired: Desired,
+    /// The caches and keys that the policy and this host allow; hints are added by us.
+    pub(crate) sources: Sources,
+    /// How much of the machine a fetch may use.
+    pub(crate) limits: Limits,
+    /// Hears how a fetch goes on.
+    pub(crate) observer: Observer,
+}
+
+/// Drives the profiles of one host.
+#[derive(Debug, Clone)]
+pub(crate) struct Converger {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    place: Place,
+    journal: Journal,
+    store: OnceLock<Arc<LocalStore>>,
+}
+
+impl Converger {
+    /// Prepares for a host; touches nothing yet.
+    pub(crate) fn new(place: Place) -> Self {
+        let journal = Journal::new(&place.state_dir);
+        Self { inner: Arc::new(Inner { place, journal, store: OnceLock::new() }) }
+    }
+
+    /// Ends what a crash or a reboot interrupted, for every profile of the journal.
+    pub(crate) async fn recover(&self) -> Result<Vec<Profile>, ConvergeError> {
+        let mut profiles = Vec::new();
+        for name in self.inner.journal.names()? {
+            profiles.push(self.locked(name, None, |session| session.recover()).await?);
+        }
+        Ok(profiles)
+    }
+
+    /// Takes one profile as far towards the order as it gets by now.
+    ///
+    /// May be dropped at any time: a fetch ends, a switch goes on to its end by itself.
+    pub(crate) async fn converge(
+        &self,
+        order: &Order,
+        closures: &impl Closures,
+    ) -> Result<Profile, ConvergeError> {
+        let (name, group) = (order.profile.clone(), Some(order.group.clone()));
+        let desired = order.desired.clone();
+        let accept = move |session: &mut Session| {
+            session.recover()?;
+            session.feed(Event::Desired(desired))
+        };
+        let mut profile = self.locked(name.clone(), group.clone(), accept).await?;
+        while let Some(wanted) = fetch_due(&profile) {
+            let event = self.fetch(&profile, &wanted, order, closures).await;
+            let go_on = move |session: &mut Session| session.resume(event);
+            profile = self.locked(name.clone(), group.clone(), go_on).await?;
+        }
+        Ok(profile)
+    }
+
+    /// Follows the newest order until cancelled, and looks again now and then by itself.
+    ///
+    /// A new order ends a fetch for an older one, so only what differs should be sent.
+    pub(crate) async fn follow(
+        &self,
+        mut orders: watch::Receiver<Option<Order>>,
+        closures: &impl Closures,
+        cancel: &CancellationToken,
+        mut told: impl FnMut(Result<Profile, ConvergeError>),
+    ) {
+        loop {
+            let order = orders.borrow_and_update().clone();
+            let work = async {
+                let Some(order) = order else { return std::future::pending().await };
+                let outcome = self.converge(&order, closures).await;
+                let wakes_at = outcome.as_ref().ok().and_then(|profile| profile.wakes_at(now()));
+                told(outcome);
+                tokio::time::sleep(until(wakes_at)).await;
+            };
+            // Cancel safe: `converge` says so of itself, and the others begin anew.
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                changed = orders.changed() => if changed.is_err() { return },
+                () = work => {}
+            }
+        }
+    }
+
+    /// Forgets that a version failed, and all pauses. What has to be fetched, the next
+    /// [`converge`](Self::converge) fetches.
+    pub(crate) async fn retry(&self, name: ProfileName) -> Result<Profile, ConvergeError> {
+        let retry = |session: &mut Session| {
+            session.recover()?;
+            session.feed(Event::Retry)
+        };
+        self.locked(name, None, retry).await
+    }
+
+    /// Pins a profile, or lifts its pin.
+    pub(crate) async fn pin(
+        &self,
+        name: ProfileName,
+        pin: Option<Pin>,
+    ) -> Result<Profile, ConvergeError> {
+        let set = |session: &mut Session| {
+            session.set_pin(pin)?;
+            session.recover()?;
+            session.feed(Event::Woke)
+        };
+        self.locked(name, None, set).await
+    }
+
+    /// Goes back to a generation, by default the one before, and pins the profile there.
+    ///
+    /// Whether it worked, the profile tells: it runs the generation, or what it ran before.
+    pub(crate) async fn roll_back(
+        &self,
+        name: ProfileName,
+        generation: Option<u64>,
+        pin: Pin,
+    ) -> Result<Profile, ConvergeError> {
+        let go_back = move |session: &mut Session| {
+            session.recover()?;
+            let running = session.find_generation(generation)?;
+            session.set_pin(Some(pin))?;
+            session.feed(Event::RollBack(running))
+        };
+        self.locked(name, None, go_back).await
+    }
+
+    /// Returns all profiles as the journal has them; takes no lock and changes nothing.
+    pub(crate) fn profiles(&self) -> Result<Vec<Profile>, ConvergeError> {
+        let pins = Pins::read(&self.inner.place.state_dir)?;
+        let mut profiles = Vec::new();
+        for name in self.inner.journal.names()? {
+            if let Some(mut profile) = self.inner.journal.read(&name)? {
+                profile.pin = pins.get(&name).cloned();
+                profiles.push(profile);
+            }
+        }
+        Ok(profiles)
+    }
+
+    /// Returns the link of a profile.
+    pub(crate) fn link(&self, name: &ProfileName) -> PathBuf {
+        self.inner.link(name)
+    }
+
+    /// Does something with a profile under the host's lock, and to its end even if dropped.
+    async fn locked(
+        &self,
+        name: ProfileName,
+        group: Option<GroupName>,
+        work: impl FnOnce(&mut Session) -> Result<(), ConvergeError> + Send + 'static,
+    ) -> Result<Profile, ConvergeError> {
+        let inner = Arc::clone(&self.inner);
+        let session = move || {
+            let mut session = Session::open(inner, name, group)?;
+            work(&mut session)?;
+            session.close()
+        };
+        tokio::task::spawn_blocking(session).await.map_err(ConvergeError::Worker)?
+    }
+}
+
+impl Inner {
+    fn link(&self, name: &ProfileName) -> PathBuf {
+        let profiles = self.place.root.join("nix/var/nix/profiles");
+        // `system` is the host's own; everything else stays out of its way.
+        if name.is_system() {
+            profiles.join(name.as_str())
+        } else {
+            profiles.join("shoal").join(name.as_str())
+        }
+    }
+
+    fn store(&self) -> Result<Arc<LocalStore>, LocalStoreError> {
+        if let Some(store) = self.store.get() {
+            return Ok(Arc::clone(store));
+        }
+        let store = Arc::new(LocalStore::open(&self.place.root)?);
+        Ok(Arc::clone(self.store.get_or_init(|| store)))
+    }
+}
+
+impl std::fmt::Debug for Order {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { group, profile, desired, .. } = self;
+        f.debug_struct("Order")
+            .field("group", group)
+            .field("profile", profile)
+            .field("desired", desired)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Returns what must be fetched before the profile can go on.
+fn fetch_due(profile: &Profile) -> Option<Wanted> {
+    match &profile.state {
+        State::Fetching { wanted, pause: None, .. } => Some(wanted.clone()),
+        State::Fetching { pause: Some(_), .. }
+        | State::Starting
+        | State::Steady { .. }
+        | State::Staged { .. }
+        | State::Switching { .. }
+        | State::RebootPending { .. }
+        | State::Confirming { .. }
+        | State::RollingBack { .. }
+        | State::Failed { .. } => None,
+    }
+}
+
+/// Returns the time in whole seconds, as all our formats write it.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+/// How long to wait for that time; not longer than [`LOOK_AGAIN`], and never quite the same.
+fn until(wakes_at: Option<Timestamp>) -> Duration {
+    let seconds = wakes_at.map(|at| at.as_second().saturating_sub(now().as_second()));
+    let exact = seconds.map_or(LOOK_AGAIN, |s| Duration::from_secs(s.try_into().unwrap_or(0)));
+    let jitter = Duration::from_millis(rand::random_range(0..1500));
+    exact.min(LOOK_AGAIN).saturating_add(jitter)
+}

@@ -1,0 +1,113 @@
+//! Fetching: makes a closure valid and roots it. Needs no lock, and changes no profile.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use shared::closure::ClosureIndex;
+use shared::hints::Hints;
+use shared::id::Digest;
+use store::substitute::{self, Cause, SubstituteError};
+
+use super::{Converger, Order};
+use crate::crash;
+use crate::state::{Code, Event, Profile, Reason, Wanted};
+
+/// Where closure indexes come from.
+pub(crate) trait Closures: Send + Sync {
+    /// Returns the closure index with this digest, and hints if there are any.
+    ///
+    /// Whatever goes wrong is a reason of the profile, mostly [`Code::ClosureIndex`].
+    fn closure(
+        &self,
+        digest: Digest,
+    ) -> impl Future<Output = Result<(ClosureIndex, Option<Hints>), Reason>> + Send;
+}
+
+impl Converger {
+    /// Fetches what is wanted, and says how that ended.
+    pub(super) async fn fetch(
+        &self,
+        profile: &Profile,
+        wanted: &Wanted,
+        order: &Order,
+        closures: &impl Closures,
+    ) -> Event {
+        match self.try_to_fetch(profile, wanted, order, closures).await {
+            Ok(()) => Event::Fetched(wanted.path.clone()),
+            Err(reason) => {
+                tracing::warn!(
+                    profile = %profile.name, version = %wanted.version, code = %reason.code,
+                    "cannot fetch: {}", reason.text
+                );
+                Event::NotReady(wanted.path.clone(), reason)
+            }
+        }
+    }
+
+    async fn try_to_fetch(
+        &self,
+        profile: &Profile,
+        wanted: &Wanted,
+        order: &Order,
+        closures: &impl Closures,
+    ) -> Result<(), Reason> {
+        let (index, hints) = closures.closure(wanted.closure).await?;
+        if *index.root() != wanted.path {
+            let text =
+                format!("the closure index is of `{}`, not of `{}`", index.root(), wanted.path);
+            return Err(Reason::new(Code::ClosureIndex, text));
+        }
+        let inner = Arc::clone(&self.inner);
+        let store = blocking(move || inner.store()).await?;
+        let mut sources = order.sources.clone();
+        sources.hints.extend(hints);
+        substitute::run(&store, &[index], &sources, &order.limits, &order.observer)
+            .await
+            .map_err(|error| refuse(&error))?;
+        crash::point("fetch.valid");
+        let (name, path) = (profile.name.to_string(), wanted.path.clone());
+        // So that the closure outlives this process, which a temporary root would not.
+        blocking(move || store.add_root(&name, &path)).await?;
+        crash::point("fetch.rooted");
+        Ok(())
+    }
+}
+
+/// Runs what blocks on a thread that may; a failure is the store's.
+async fn blocking<T: Send + 'static, E: Error + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, Reason> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|error| Reason::new(Code::StoreFailed, chain(&error))),
+        Err(error) => Err(Reason::new(Code::StoreFailed, error.to_string())),
+    }
+}
+
+fn refuse(error: &SubstituteError) -> Reason {
+    let code = match error.cause() {
+        Cause::Conflict => Code::Conflict,
+        Cause::DiskFull => Code::DiskFull,
+        Cause::RefusedBytes => Code::RefusedBytes,
+        Cause::FetchFailed => Code::FetchFailed,
+        Cause::StoreFailed => Code::StoreFailed,
+    };
+    let problem = error.problem();
+    let mut text = problem.what;
+    for cause in problem.causes {
+        text.push_str("; ");
+        text.push_str(&cause);
+    }
+    Reason::new(code, text)
+}
+
+/// Tells an error with all its causes in one line.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,362 @@
+//! What happens under the host's lock: one profile, from its journal to its next resting state.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use shared::id::{GroupName, ProfileName, UserName};
+use store::profile::{Generation, Profile as Links, ProfileError};
+use tokio::runtime::Runtime;
+
+use super::fetch::chain;
+use super::{ConvergeError, Inner, now};
+use crate::activate::{self, Failure, Work};
+use crate::host_lock::HostLock;
+use crate::journal::JournalError;
+use crate::pins::Pins;
+use crate::state::{
+    self, Action, Activation, Attempt, Code, Event, Facts, Link, Pin, Profile, Reason, Running,
+    State, Target, Ticket, Wanted,
+};
+use crate::{crash, host};
+
+/// The host's lock, and one profile as the journal has it.
+pub(super) struct Session {
+    pub(super) inner: Arc<Inner>,
+    pub(super) profile: Profile,
+    pub(super) links: Links,
+    group: Option<GroupName>,
+    saved: Option<Profile>,
+    _lock: HostLock,
+}
+
+impl Session {
+    /// Waits for the lock and reads the journal.
+    pub(super) fn open(
+        inner: Arc<Inner>,
+        name: ProfileName,
+        group: Option<GroupName>,
+    ) -> Result<Self, ConvergeError> {
+        let lock = HostLock::take(&inner.place.state_dir)?;
+        let links = Links::open(&inner.link(&name))?;
+        let (mut profile, saved) = match inner.journal.read(&name) {
+            Ok(Some(profile)) => (profile.clone(), Some(profile)),
+            Ok(None) => (Profile::new(group.clone(), name, now()), None),
+            Err(error @ (JournalError::Corrupt { .. } | JournalError::OtherProfile { .. })) => {
+                let text = chain(&error);
+                tracing::error!(profile = %name, "the journal is lost: {text}");
+                if let Err(error) = inner.journal.copy_aside(&name) {
+                    tracing::error!(profile = %name, "cannot keep what is left: {error}");
+                }
+                (Profile::lost(name, text, now()), None)
+            }
+            Err(
+                error @ (JournalError::File(_)
+                | JournalError::Format { .. }
+                | JournalError::TooLong(_)),
+            ) => return Err(error.into()),
+        };
+        profile.pin = Pins::read(&inner.place.state_dir)?.get(&profile.name).cloned();
+        Ok(Self { inner, profile, links, group, saved, _lock: lock })
+    }
+
+    /// Ends what a dead process may have left: we have the lock, so nobody is at it.
+    pub(super) fn recover(&mut self) -> Result<(), ConvergeError> {
+        let facts = Facts { link: self.link()?, boot_id: host::boot_id() };
+        let (profile, actions) = state::recover(self.profile.clone(), &facts, now());
+        self.act(profile, actions)?;
+        if let Some(group) = self.group.clone() {
+            self.profile.join(group);
+        }
+        Ok(())
+    }
+
+    /// Tells the machine of an event, and does what it says.
+    pub(super) fn feed(&mut self, event: Event) -> Result<(), ConvergeError> {
+        let (profile, actions) = state::step(self.profile.clone(), event, now());
+        self.act(profile, actions)
+    }
+
+    /// Goes on after a fetch, unless something else came up meanwhile.
+    pub(super) fn resume(&mut self, event: Event) -> Result<(), ConvergeError> {
+        match &self.profile.state {
+            State::Fetching { .. } => self.feed(event),
+            State::Starting
+            | State::Steady { .. }
+            | State::Staged { .. }
+            | State::Switching { .. }
+            | State::RebootPending { .. }
+            | State::Confirming { .. }
+            | State::RollingBack { .. }
+            | State::Failed { .. } => self.recover(),
+        }
+    }
+
+    /// Pins the profile, or lifts its pin.
+    pub(super) fn set_pin(&mut self, pin: Option<Pin>) -> Result<(), ConvergeError> {
+        Pins::set(&self.inner.place.state_dir, &self.profile.name, pin.clone())?;
+        self.profile.pin = pin;
+        Ok(())
+    }
+
+    /// Returns a generation by its number, or the one before the current one.
+    pub(super) fn find_generation(&self, number: Option<u64>) -> Result<Running, ConvergeError> {
+        let generations = self.links.generations()?;
+        let found = match number {
+            Some(number) => generations.into_iter().find(|it| it.number == number),
+            None => {
+                let current = self.links.current()?.map(|it| it.number);
+                generations.into_iter().rev().find(|it| Some(it.number) < current)
+            }
+        };
+        let profile = self.profile.name.clone();
+        match (found, number) {
+            (Some(generation), _) => Ok(self.profile.identify(&link_of(generation))),
+            (None, Some(generation)) => Err(ConvergeError::NoGeneration { profile, generation }),
+            (None, None) => Err(ConvergeError::NoOlderGeneration(profile)),
+        }
+    }
+
+    /// Tidies up, and returns the profile.
+    pub(super) fn close(mut self) -> Result<Profile, ConvergeError> {
+        self.save()?;
+        match &self.profile.state {
+            // The generation roots the closure by now, or it is not wanted.
+            State::Steady { .. } | State::Failed { .. } => self.remove_root(),
+            State::Starting
+            | State::Fetching { .. }
+            | State::Staged { .. }
+            | State::Switching { .. }
+            | State::RebootPending { .. }
+            | State::Confirming { .. }
+            | State::RollingBack { .. } => {}
+        }
+        Ok(self.profile)
+    }
+
+    /// Writes the profile down, then does what is to be done, until nothing is left but a fetch.
+    fn act(&mut self, profile: Profile, actions: Vec<Action>) -> Result<(), ConvergeError> {
+        self.profile = profile;
+        self.save()?;
+        let mut queue = VecDeque::from(actions);
+        while let Some(action) = queue.pop_front() {
+            let event = match action {
+                // Done without the lock, by whoever opened this session.
+                Action::Fetch(_) => continue,
+                Action::TakeLock => self.prepare()?,
+                Action::Switch(attempt) => self.switch(&attempt)?,
+                // There are no checks yet that a manifest could ask for.
+                Action::CheckHealth(_) => Event::Healthy,
+                Action::RollBack(attempt) => self.roll_back(&attempt)?,
+            };
+            let (profile, more) = state::step(self.profile.clone(), event, now());
+            self.profile = profile;
+            self.save()?;
+            queue.extend(more);
+        }
+        Ok(())
+    }
+
+    /// Writes the journal, if anything changed.
+    fn save(&mut self) -> Result<(), ConvergeError> {
+        if self.saved.as_ref() == Some(&self.profile) {
+            return Ok(());
+        }
+        self.inner.journal.write(&self.profile)?;
+        let known = self.saved.as_ref().map(|saved| (&saved.state, saved.since));
+        if known != Some((&self.profile.state, self.profile.since)) {
+            let explained = self.profile.explain(now());
+            let reason = explained.reason.map(|reason| reason.text).unwrap_or_default();
+            tracing::info!(profile = %self.profile.name, state = %explained.word, "{reason}");
+        }
+        self.saved = Some(self.profile.clone());
+        Ok(())
+    }
+
+    /// Checks that the host has all that the switch will need.
+    fn prepare(&mut self) -> Result<Event, ConvergeError> {
+        let ready = Ticket {
+            id: format!("{:016x}", rand::random::<u64>()),
+            boot_id: host::boot_id(),
+            link: self.link()?,
+        };
+        let State::Staged { target: Target::Wanted { wanted } } = &self.profile.state else {
+            self.inner.journal.reserve()?;
+            return Ok(Event::LockTaken(ready));
+        };
+        let not_ready = |code, text| Event::NotReady(wanted.path.clone(), Reason::new(code, text));
+        if let Err(error) = self.inner.journal.reserve() {
+            return Ok(not_ready(Code::DiskFull, chain(&error)));
+        }
+        if let Activation::Exec { user, privileged, .. } = &wanted.activation
+            && let Err(error) = activate::choose(&self.host()?, user.as_ref(), *privileged)
+        {
+            return Ok(not_ready(Code::UserRefused, error.to_string()));
+        }
+        Ok(Event::LockTaken(ready))
+    }
+
+    fn switch(&mut self, attempt: &Attempt) -> Result<Event, ConvergeError> {
+        let made = match &attempt.target {
+            Target::Wanted { wanted } => self.links.set(&wanted.path),
+            Target::Generation { running } => self.links.switch_to(running.generation),
+            Target::Nothing => return self.stop(attempt),
+        };
+        let generation = match made {
+            Ok(generation) => generation.number,
+            Err(error) => {
+                let reason = Reason::new(Code::ActivationFailed, chain(&error));
+                return Ok(Event::ActivationFailed(reason, String::new()));
+            }
+        };
+        crash::point("switch.linked");
+        let old = attempt.from.as_ref().map(work_of_running);
+        let done = self.put_to_work(old, work_of_target(&attempt.target))?;
+        crash::point("switch.activated");
+        Ok(match done {
+            Ok(log) => {
+                self.keep_log(log);
+                Event::Activated(Some(generation))
+            }
+            Err(Failure { reason, log }) => Event::ActivationFailed(reason, log),
+        })
+    }
+
+    fn stop(&mut self, attempt: &Attempt) -> Result<Event, ConvergeError> {
+        let old = attempt.from.as_ref().map(work_of_running);
+        // An interrupted stop may have removed the link already, and not yet all generations.
+        if let Err(Failure { reason, log }) = self.put_to_work(old, None)? {
+            return Ok(Event::ActivationFailed(reason, log));
+        }
+        crash::point("stop.deactivated");
+        self.links.remove()?;
+        crash::point("stop.removed");
+        Ok(Event::Activated(None))
+    }
+
+    fn roll_back(&mut self, attempt: &Attempt) -> Result<Event, ConvergeError> {
+        if let Some(from) = &attempt.from
+            && let Err(error) = self.link_again(from)
+        {
+            let reason = Reason::new(Code::RollbackFailed, chain(&error));
+            return Ok(Event::RollbackFailed(reason, String::new()));
+        }
+        crash::point("rollback.linked");
+        let new = attempt.from.as_ref().map(work_of_running);
+        if let Err(Failure { reason, log }) =
+            self.put_to_work(work_of_target(&attempt.target), new)?
+        {
+            return Ok(Event::RollbackFailed(reason, log));
+        }
+        crash::point("rollback.activated");
+        self.forget_failed(attempt)?;
+        crash::point("rollback.forgotten");
+        Ok(Event::RolledBack)
+    }
+
+    /// Points the link to what ran before, also if somebody deleted that generation meanwhile.
+    fn link_again(&self, from: &Running) -> Result<(), ProfileError> {
+        match self.links.switch_to(from.generation) {
+            Ok(generation) if generation.path == from.path => Ok(()),
+            Ok(_) | Err(ProfileError::NoGeneration { .. }) => self.links.set(&from.path).map(drop),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes the generation that failed: whoever goes back later finds only good ones.
+    fn forget_failed(&self, attempt: &Attempt) -> Result<(), ConvergeError> {
+        let Target::Wanted { wanted } = &attempt.target else { return Ok(()) };
+        if attempt.from.is_none() {
+            return Ok(self.links.remove()?);
+        }
+        let current = self.links.current()?.map(|current| current.number);
+        let was_good = |number| self.profile.confirmed.iter().any(|it| it.generation == number);
+        let failed: Vec<u64> = self
+            .links
+            .generations()?
+            .into_iter()
+            .filter(|it| it.path == wanted.path && Some(it.number) > current)
+            .map(|it| it.number)
+            .filter(|number| !was_good(*number))
+            .collect();
+        Ok(self.links.delete(&failed)?)
+    }
+
+    fn put_to_work(
+        &self,
+        old: Option<Work<'_>>,
+        new: Option<Work<'_>>,
+    ) -> Result<Result<String, Failure>, ConvergeError> {
+        let host = self.host()?;
+        let place = activate::Place {
+            root: &self.inner.place.root,
+            link: self.links.link(),
+            group: self.profile.group.as_ref(),
+            profile: &self.profile.name,
+            host: &host,
+        };
+        // A runtime of its own: the switch goes on while the process's shuts down.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime: Runtime = runtime.map_err(ConvergeError::Prepare)?;
+        Ok(runtime.block_on(activate::put_to_work(&place, old, new)))
+    }
+
+    fn host(&self) -> Result<activate::Host, ConvergeError> {
+        let mut taken = Vec::new();
+        for name in self.inner.journal.names()? {
+            if name != self.profile.name
+                && let Ok(Some(other)) = self.inner.journal.read(&name)
+                && let Some(user) = other.running.and_then(|running| user_of(running.activation))
+            {
+                taken.push((name, user));
+            }
+        }
+        activate::Host::read(taken).map_err(ConvergeError::Prepare)
+    }
+
+    fn keep_log(&mut self, log: String) {
+        self.profile.record.get_or_insert_default().log = log;
+    }
+
+    fn link(&self) -> Result<Option<Link>, ConvergeError> {
+        Ok(self.links.current()?.map(link_of))
+    }
+
+    /// Removes the root that a fetch made. A stale one only keeps too much.
+    fn remove_root(&self) {
+        let name = self.profile.name.as_str();
+        let root = self.inner.place.root.join("nix/var/nix/gcroots/shoal").join(name);
+        if root.symlink_metadata().is_err() {
+            return;
+        }
+        let removed = self.inner.store().and_then(|store| store.remove_root(name));
+        if let Err(error) = removed {
+            tracing::warn!(profile = name, "cannot remove a root: {}", chain(&error));
+        }
+        crash::point("root.removed");
+    }
+}
+
+fn link_of(generation: Generation) -> Link {
+    Link { generation: generation.number, path: generation.path }
+}
+
+const fn work_of_running(running: &Running) -> Work<'_> {
+    Work { path: &running.path, activation: &running.activation, version: running.version }
+}
+
+const fn work_of_target(target: &Target) -> Option<Work<'_>> {
+    match target {
+        Target::Wanted { wanted: Wanted { path, activation, version, .. } } => {
+            Some(Work { path, activation, version: Some(*version) })
+        }
+        Target::Generation { running } => Some(work_of_running(running)),
+        Target::Nothing => None,
+    }
+}
+
+fn user_of(activation: Activation) -> Option<UserName> {
+    match activation {
+        Activation::None => None,
+        Activation::Exec { user, .. } => user,
+    }
+}

@@ -1,0 +1,257 @@
+//! What the verified documents of one profile ask of this host: pure.
+//!
+//! The policy decides before the manifest is looked at, and a manifest that asks for anything this
+//! agent cannot do is refused as a whole.
+
+use shared::feature::Feature;
+use shared::id::{GroupName, ProfileName};
+use shared::manifest::{self, ActivationKind, Entry, HostFacts, Manifest, Retire};
+use shared::policy::{Policy, ProfileRule, Take};
+
+use crate::state::{Activation, Code, Desired, EpochVersion, Reason, Wanted};
+
+/// What this agent can do.
+pub(crate) const SUPPORTED: &[Feature] =
+    &[Feature::ActivationExec, Feature::ActivationNone, Feature::Retire];
+
+/// What decides for one profile, all of it verified.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Documents<'a> {
+    /// The group that the host follows.
+    pub(crate) group: &'a GroupName,
+    /// The profile.
+    pub(crate) profile: &'a ProfileName,
+    /// The group's policy.
+    pub(crate) policy: &'a Policy,
+    /// The profile's manifest, if one is published.
+    pub(crate) manifest: Option<&'a Manifest>,
+}
+
+/// Returns what the documents ask of this host.
+///
+/// `activations` are those that the host's own configuration allows; `None` allows all.
+pub(crate) fn desire(
+    documents: &Documents<'_>,
+    host: &HostFacts,
+    activations: Option<&[ActivationKind]>,
+) -> Desired {
+    ask(documents, host, activations).unwrap_or_else(|reason| Desired::Freeze { reason })
+}
+
+fn ask(
+    documents: &Documents<'_>,
+    host: &HostFacts,
+    activations: Option<&[ActivationKind]>,
+) -> Result<Desired, Reason> {
+    let Documents { group, profile, policy, .. } = documents;
+    let rule = policy.profiles.get(*profile).ok_or_else(|| {
+        let text = format!("the policy of `{group}` does not list `{profile}`");
+        Reason::new(Code::NotAllowed, text)
+    })?;
+    match rule.take {
+        Take::Stop => {
+            let text = format!("the policy of `{group}` stops `{profile}`");
+            let reason = Reason::new(Code::PolicyStop, text);
+            return Ok(Desired::Stop { version: None, reason });
+        }
+        Take::Hold => {
+            let text = format!("the policy of `{group}` holds `{profile}`");
+            return Err(Reason::new(Code::PolicyHold, text));
+        }
+        Take::Yes => {}
+    }
+    refuse_unsupported("the policy", &policy.unsupported(SUPPORTED))?;
+    let manifest = documents.manifest.ok_or_else(|| {
+        let text = format!("no manifest is published for `{group}/{profile}`");
+        Reason::new(Code::NoManifest, text)
+    })?;
+    follow(manifest, rule, host, activations)
+}
+
+/// What the manifest asks, where the policy says `take = yes`.
+fn follow(
+    manifest: &Manifest,
+    rule: &ProfileRule,
+    host: &HostFacts,
+    activations: Option<&[ActivationKind]>,
+) -> Result<Desired, Reason> {
+    if manifest.epoch != rule.epoch {
+        let text = format!(
+            "the manifest has epoch {}, the policy asks for epoch {}",
+            manifest.epoch, rule.epoch
+        );
+        return Err(Reason::new(Code::Epoch, text));
+    }
+    refuse_unsupported("the manifest", &manifest.unsupported(SUPPORTED))?;
+    let version = EpochVersion { epoch: manifest.epoch, version: manifest.version };
+    let retired = || Reason::new(Code::Retired, "the team retired the profile");
+    match manifest.retire {
+        Some(Retire::Stop) => {
+            return Ok(Desired::Stop { version: Some(version), reason: retired() });
+        }
+        Some(Retire::Keep) => {
+            return Ok(Desired::Keep { version: Some(version), reason: retired() });
+        }
+        None => {}
+    }
+    let Some(entry) = manifest.select(host) else {
+        let text = format!("no entry matches host `{}` with `{}`", host.name, host.system);
+        let reason = Reason::new(Code::NotForThisHost, text);
+        return Ok(Desired::Keep { version: Some(version), reason });
+    };
+    let activation = choose_activation(manifest, rule, activations)?;
+    Ok(Desired::Run { wanted: want(entry, version, activation) })
+}
+
+fn want(entry: &Entry, version: EpochVersion, activation: Activation) -> Wanted {
+    Wanted { version, path: entry.path.clone(), closure: entry.closure, activation }
+}
+
+fn choose_activation(
+    manifest: &Manifest,
+    rule: &ProfileRule,
+    activations: Option<&[ActivationKind]>,
+) -> Result<Activation, Reason> {
+    let manifest::Activation { kind, timeout } = manifest.activation;
+    let not_allowed = |who: &str| {
+        let text = format!("{who} does not allow activation `{kind}` for `{}`", manifest.profile);
+        Err(Reason::new(Code::NotAllowed, text))
+    };
+    if !rule.activations.contains(&kind) {
+        return not_allowed("the policy");
+    }
+    if activations.is_some_and(|allowed| !allowed.contains(&kind)) {
+        return not_allowed("this host's configuration");
+    }
+    if manifest.profile.is_system() && kind != ActivationKind::Nixos {
+        let text = "`system` is the host's operating system, which only `nixos` activates";
+        return Err(Reason::new(Code::NotAllowed, text));
+    }
+    match kind {
+        ActivationKind::None => Ok(Activation::None),
+        ActivationKind::Exec => {
+            Ok(Activation::Exec { timeout, user: rule.user.clone(), privileged: rule.privileged })
+        }
+        ActivationKind::Nixos | ActivationKind::Systemd => {
+            let text = format!("this agent cannot do activation `{kind}`");
+            Err(Reason::new(Code::Unsupported, text))
+        }
+    }
+}
+
+fn refuse_unsupported(document: &str, missing: &[Feature]) -> Result<(), Reason> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let missing: Vec<&str> = missing.iter().map(|feature| feature.describe()).collect();
+    let text = format!("{document} asks for {}, which this agent cannot do", missing.join(", "));
+    Err(Reason::new(Code::Unsupported, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use shared::version::SoftwareVersion;
+
+    use super::*;
+
+    fn manifest(change: impl FnOnce(&mut Value)) -> Manifest {
+        let mut value = json!({
+            "format": 1, "realm": "main", "group": "eu-prod", "profile": "webshop", "epoch": 0,
+            "version": 42, "min_agent": "0.1.0", "note": "", "provenance": {},
+            "entries": [{"match": {"system": "x86_64-linux", "hosts": [], "labels": {}},
+                "path": format!("/nix/store/{}-webshop", "0".repeat(32)),
+                "closure": "0".repeat(64), "paths": 1, "nar_size": 1}],
+            "shards": null, "activation": {"kind": "exec", "timeout": 300},
+            "health": {"deadline": 0, "soak": 0, "checks": []}, "rollout": null, "requires": [],
+            "windows": {"fetch": [], "switch": [], "reboot": []}, "retire": null
+        });
+        change(&mut value);
+        Manifest::parse(&serde_json::to_vec(&value).unwrap(), SoftwareVersion::current()).unwrap()
+    }
+
+    fn policy(change: impl FnOnce(&mut Value)) -> Policy {
+        let mut value = json!({
+            "format": 1, "realm": "main", "group": "eu-prod", "version": 7, "min_agent": "0.1.0",
+            "profiles": {"webshop": {"take": "yes", "activations": ["exec"], "privileged": false,
+                "user": "webshop", "epoch": 0}},
+            "caches": [], "builders": [], "enrolment": [],
+            "windows": {"fetch": [], "switch": [], "reboot": []},
+            "rollout": {"max_wave_percent": 20, "min_soak": 60, "default": null}
+        });
+        change(&mut value);
+        Policy::parse(&serde_json::to_vec(&value).unwrap(), SoftwareVersion::current()).unwrap()
+    }
+
+    fn desired(policy: &Policy, manifest: Option<&Manifest>) -> Desired {
+        let (group, profile) = (policy.group.clone(), ProfileName::parse("webshop").unwrap());
+        let host = HostFacts {
+            name: "web-1".parse().unwrap(),
+            system: "x86_64-linux".parse().unwrap(),
+            labels: std::collections::BTreeMap::default(),
+        };
+        let documents = Documents { group: &group, profile: &profile, policy, manifest };
+        desire(&documents, &host, Some(&[ActivationKind::Exec, ActivationKind::None]))
+    }
+
+    fn code(policy: impl FnOnce(&mut Value), change: impl FnOnce(&mut Value)) -> Code {
+        match desired(&self::policy(policy), Some(&manifest(change))) {
+            Desired::Freeze { reason }
+            | Desired::Stop { reason, .. }
+            | Desired::Keep { reason, .. } => reason.code,
+            Desired::Run { wanted } => panic!("would run {wanted:?}"),
+        }
+    }
+
+    #[test]
+    fn the_first_matching_entry_runs_as_the_policy_says() {
+        let desired = desired(&policy(|_| {}), Some(&manifest(|_| {})));
+        let Desired::Run { wanted } = desired else { panic!("{desired:?}") };
+        let user = Some("webshop".parse().unwrap());
+        assert_eq!(wanted.activation, Activation::Exec { timeout: 300, user, privileged: false });
+        assert_eq!(wanted.version.version.get(), 42);
+    }
+
+    #[test]
+    fn every_refusal_has_its_own_code() {
+        let nothing = |_: &mut Value| {};
+        let take = |word: &'static str| {
+            move |policy: &mut Value| policy["profiles"]["webshop"]["take"] = json!(word)
+        };
+        assert_eq!(code(take("hold"), nothing), Code::PolicyHold);
+        assert_eq!(code(take("stop"), nothing), Code::PolicyStop);
+        assert_eq!(code(|policy| policy["profiles"] = json!({}), nothing), Code::NotAllowed);
+        assert_eq!(code(nothing, |manifest| manifest["epoch"] = json!(1)), Code::Epoch);
+        let kind = |kind: &'static str| {
+            move |manifest: &mut Value| manifest["activation"]["kind"] = json!(kind)
+        };
+        assert_eq!(code(nothing, kind("none")), Code::NotAllowed);
+        assert_eq!(code(nothing, kind("systemd")), Code::Unsupported);
+        let window = json!([{"cron": "0 2 * * *", "zone": "UTC", "length": 60}]);
+        let windows = |document: &mut Value| document["windows"]["switch"] = window.clone();
+        assert_eq!(code(nothing, windows), Code::Unsupported);
+        assert_eq!(code(windows, nothing), Code::Unsupported);
+        let elsewhere =
+            |manifest: &mut Value| manifest["entries"][0]["match"]["hosts"] = json!(["db-1"]);
+        assert_eq!(code(nothing, elsewhere), Code::NotForThisHost);
+        let retire = |manifest: &mut Value| {
+            manifest["retire"] = json!("stop");
+            manifest["entries"] = json!([]);
+        };
+        assert_eq!(code(nothing, retire), Code::Retired);
+        let Desired::Freeze { reason } = desired(&policy(nothing), None) else { panic!() };
+        assert_eq!(reason.code, Code::NoManifest);
+    }
+
+    #[test]
+    fn health_checks_are_refused_by_name() {
+        let check = json!({"name": "web", "kind": "tcp", "address": "127.0.0.1:80", "interval": 5,
+            "timeout": 3, "retries": 3});
+        let manifest = manifest(|manifest| {
+            manifest["health"] = json!({"deadline": 10, "soak": 0, "checks": [check]});
+        });
+        let desired = desired(&policy(|_| {}), Some(&manifest));
+        let Desired::Freeze { reason } = desired else { panic!("{desired:?}") };
+        assert_eq!(reason.text, "the manifest asks for health checks, which this agent cannot do");
+    }
+}
