@@ -10,6 +10,8 @@ mod harness;
 #[cfg(test)]
 mod house;
 #[cfg(test)]
+mod local_store;
+#[cfg(test)]
 mod publish;
 #[cfg(test)]
 mod purity;

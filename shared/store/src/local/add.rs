@@ -37,24 +37,26 @@ impl LocalStore {
         }
         let locks = self.lock_paths(&own, PATIENCE)?;
         if self.valid(&own)?.is_empty() {
-            self.copy(source, &info)?;
+            let target = self.real_path(&info.path);
+            let remove = || remove_tree(&target).map_err(io_error("remove", &target));
+            remove()?;
+            if let Err(error) = self.copy(source, &info) {
+                // For the sake of a full disk; but never what a commit made valid after all.
+                if self.valid(&own)?.is_empty() {
+                    remove()?;
+                }
+                return Err(error);
+            }
         }
-        self.register(std::slice::from_ref(&info))?;
         drop(locks);
         Ok(info)
     }
 
     fn copy(&self, source: &Path, info: &PathInfo) -> Result<(), LocalStoreError> {
-        let target = self.real_path(&info.path);
-        let remove = || remove_tree(&target).map_err(io_error("remove", &target));
-        remove()?;
-        let copied = copy_tree(source, &target);
-        let changed = || LocalStoreError::Changed(source.to_owned());
-        match copied {
-            Ok(hash) if hash == info.nar_hash => Ok(()),
-            Ok(_) => remove().and_then(|()| Err(changed())),
-            Err(error) => remove().and_then(|()| Err(error)),
+        if copy_tree(source, &self.real_path(&info.path))? != info.nar_hash {
+            return Err(LocalStoreError::Changed(source.to_owned()));
         }
+        self.register(std::slice::from_ref(info))
     }
 }
 

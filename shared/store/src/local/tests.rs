@@ -1,6 +1,6 @@
 use std::{
     fs,
-    io::{self, BufRead as _, BufReader, Read, Write as _},
+    io::{BufRead as _, BufReader, Read, Write as _},
     os::unix::{
         fs::{FileExt as _, PermissionsExt as _, symlink},
         net::UnixListener,
