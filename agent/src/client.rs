@@ -21,7 +21,7 @@ use shared::trust::{Clock, Rules, Synchronised};
 pub(crate) use self::documents::{Documents, GroupDocuments};
 pub(crate) use self::record::{PollRecord, TrustFacts};
 pub(crate) use self::source::{Answer, Source, SourceError};
-pub(crate) use self::trouble::Trouble;
+pub(crate) use self::trouble::{Trouble, chain};
 
 use crate::config::Settings;
 use crate::host;

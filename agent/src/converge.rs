@@ -19,11 +19,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use shared::id::{GroupName, ProfileName};
 use store::local::{LocalStore, LocalStoreError};
-use store::substitute::{Limits, Observer, Sources};
+use store::substitute::{Limits, Observer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::session::Session;
+use crate::caches::Caches;
 use crate::journal::Journal;
 use crate::pins::Pins;
 use crate::state::{Desired, Event, Pin, Profile, State, Wanted};
@@ -52,8 +53,8 @@ pub(crate) struct Order {
     pub(crate) profile: ProfileName,
     /// What the documents ask for.
     pub(crate) desired: Desired,
-    /// The caches and keys that the policy and this host allow; hints are added by us.
-    pub(crate) sources: Sources,
+    /// The caches and keys that the policy and this host allow.
+    pub(crate) caches: Caches,
     /// How much of the machine a fetch may use.
     pub(crate) limits: Limits,
     /// Hears how a fetch goes on.

@@ -5,6 +5,7 @@
 //! authority over the host: it decides from signed data, its own configuration and its own clock.
 
 mod activate;
+mod caches;
 mod cli;
 mod client;
 mod config;
@@ -17,11 +18,13 @@ mod host;
 mod host_lock;
 mod identity;
 mod journal;
+mod orders;
 mod output;
 mod pins;
 mod progress;
 mod report;
 mod state;
+mod status;
 mod trust_store;
 
 use std::process::ExitCode;

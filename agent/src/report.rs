@@ -257,12 +257,14 @@ fn profile_report(profile: &Profile, now: Timestamp) -> Option<ProfileReport> {
     })
 }
 
-fn wanted(wanted: &Wanted) -> report::Wanted {
+/// Tells what a manifest wants.
+pub(crate) fn wanted(wanted: &Wanted) -> report::Wanted {
     let EpochVersion { epoch, version } = wanted.version;
     report::Wanted { epoch, version, path: Some(wanted.path.clone()) }
 }
 
-fn running(running: &Running) -> report::Running {
+/// Tells what runs.
+pub(crate) fn running(running: &Running) -> report::Running {
     report::Running {
         epoch: running.version.map(|version| version.epoch),
         version: running.version.map(|version| version.version),

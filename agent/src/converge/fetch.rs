@@ -59,8 +59,7 @@ impl Converger {
         }
         let inner = Arc::clone(&self.inner);
         let store = blocking(move || inner.store()).await?;
-        let mut sources = order.sources.clone();
-        sources.hints.extend(hints);
+        let sources = order.caches.open(hints).await?;
         substitute::run(&store, &[index], &sources, &order.limits, &order.observer)
             .await
             .map_err(|error| refuse(&error))?;

@@ -1,0 +1,170 @@
+//! `agent status`: how this host is, told from its own disk.
+
+use clap::Args;
+use jiff::Timestamp;
+use owo_colors::{OwoColorize as _, Style};
+use shared::human;
+use shared::problem::{Kind, Problem};
+use shared::state_word::StateWord;
+use shared::time::Time;
+
+use crate::cli::{Context, Host};
+use crate::status::{ProfileStatus, Status};
+
+/// Show what runs, what is wanted, why not yet, and what to do next.
+///
+/// Asks nobody: it tells the same with the registry down.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Print one line for each profile.
+    #[arg(long)]
+    oneline: bool,
+}
+
+/// Prints the status.
+pub(crate) fn run(args: &StatusArgs, context: &Context) -> Result<(), Problem> {
+    let host = Host::open(context)?;
+    show(&host.status()?, args.oneline, context)
+}
+
+/// Prints a status as the global flags say.
+pub(crate) fn show(status: &Status, oneline: bool, context: &Context) -> Result<(), Problem> {
+    if context.output.is_json() {
+        return context.output.json(status);
+    }
+    let now = Timestamp::now();
+    let text = if oneline { lines(status) } else { whole(status, now) };
+    if text.is_empty() { Ok(()) } else { context.output.data(text.trim_end()) }
+}
+
+/// Turns a host that is not as it should be into the exit code of a command that settles it.
+pub(crate) fn verdict(status: &Status) -> Result<(), Problem> {
+    let not_there =
+        status.profiles.iter().filter(|profile| profile.state != StateWord::Converged);
+    let Some(worst) = not_there.min_by_key(|profile| profile.state) else { return Ok(()) };
+    let kind = match worst.state {
+        StateWord::Untrusted => Kind::Trust,
+        StateWord::Failed => Kind::Failed,
+        StateWord::RolledBack => Kind::RolledBack,
+        StateWord::Stale => Kind::Unreachable,
+        StateWord::Pinned
+        | StateWord::Held
+        | StateWord::RebootPending
+        | StateWord::Confirming
+        | StateWord::Switching
+        | StateWord::Fetching
+        | StateWord::Waiting
+        | StateWord::Converged => Kind::Negative,
+    };
+    let what = format!("`{}` is {}", worst.profile, worst.state);
+    let code = worst.reason.as_ref().map_or("not_converged", |reason| reason.code.as_str());
+    let mut problem = Problem::new(kind, code, what).leaves(match &worst.running {
+        Some(running) => format!("still running generation {}", running.generation),
+        None => "nothing runs, as before".to_owned(),
+    });
+    if let Some(reason) = &worst.reason {
+        problem = problem.because(reason.text.clone());
+    }
+    if let Some(next) = &worst.next {
+        problem = problem.next(next.clone());
+    }
+    Err(problem)
+}
+
+fn lines(status: &Status) -> String {
+    let mut text = String::new();
+    for profile in &status.profiles {
+        let word = styled(profile.state);
+        let reason = profile.reason.as_ref().map(|reason| reason.code.as_str()).unwrap_or_default();
+        let line = format!("{} {word} {} {reason}", profile.profile, versions(profile));
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn whole(status: &Status, now: Timestamp) -> String {
+    let groups: Vec<&str> = status.groups.iter().map(|group| group.as_str()).collect();
+    let mut text = format!("{} · {} · realm {}\n", status.host, groups.join(", "), status.realm);
+    for profile in &status.profiles {
+        text.push('\n');
+        one(&mut text, profile, now);
+    }
+    text.push('\n');
+    about_registry(&mut text, status, now);
+    text
+}
+
+fn one(text: &mut String, profile: &ProfileStatus, now: Timestamp) {
+    let since = human::ago(profile.since.into(), now);
+    let name = profile.profile.as_str().bold().to_string();
+    text.push_str(&format!("{name}  {} ({since})\n", styled(profile.state)));
+    let mut line = |label: &str, value: String| text.push_str(&format!("  {label:<9} {value}\n"));
+    let running = profile.running.as_ref().map_or("nothing".to_owned(), |running| {
+        let version = running.version.map_or("of no manifest".to_owned(), |v| format!("#{v}"));
+        format!("{version}  generation {}  {}", running.generation, running.path)
+    });
+    line("Running", running);
+    if let Some(wanted) = &profile.wanted {
+        let path = wanted.path.as_ref().map(ToString::to_string).unwrap_or_default();
+        line("Wanted", format!("#{}  {path}", wanted.version));
+    }
+    if let Some(reason) = &profile.reason {
+        line("Why", format!("{} [{}]", reason.text, reason.code));
+    }
+    if let Some(next) = &profile.next {
+        line("Next", next.clone());
+    }
+}
+
+fn about_registry(text: &mut String, status: &Status, now: Timestamp) {
+    let mut line = |label: &str, value: String| text.push_str(&format!("{label:<11} {value}\n"));
+    let ago = |time: Option<Time>| time.map_or("never".to_owned(), |at| human::ago(at.into(), now));
+    let registry = &status.registry;
+    line("Registry", format!("{}  good {}", registry.urls.join(", "), ago(registry.good_at)));
+    if let Some(trouble) = &registry.trouble {
+        let tries = human::count(usize::try_from(registry.failures).unwrap_or(0), "failed poll");
+        line("Trouble", format!("{} [{}]; {tries}", trouble.text, trouble.code));
+    }
+    for (group, reason) in &registry.groups {
+        line("Group", format!("{group}: {} [{}]", reason.text, reason.code));
+    }
+    if let Some(trust) = &status.trust {
+        let expires = trust.expires_at.map_or(String::new(), |at| {
+            let left = jiff::Timestamp::from(at).duration_since(now);
+            if left.is_negative() { "; expired".to_owned() } else { format!("; expires in {}", human::span(left)) }
+        });
+        line("Signed", format!("freshest statement {}{expires}", ago(trust.signed_at)));
+    }
+    if let Some(free) = status.free {
+        line("Space", format!("store {}", human::size(free)));
+    }
+}
+
+fn versions(profile: &ProfileStatus) -> String {
+    let running = profile.running.as_ref().and_then(|running| running.version);
+    let wanted = profile.wanted.as_ref().map(|wanted| wanted.version);
+    let number = |version: Option<shared::version::VersionNumber>| {
+        version.map_or("-".to_owned(), |version| format!("#{version}"))
+    };
+    let generation = profile.running.as_ref().map(|running| running.generation);
+    let generation = generation.map_or(String::new(), |number| format!(" generation {number}"));
+    if running == wanted || wanted.is_none() {
+        return format!("{}{generation}", number(running));
+    }
+    format!("{} → {}{generation}", number(running), number(wanted))
+}
+
+/// Glyph, letter and word, so that colour is never the only signal.
+fn styled(state: StateWord) -> String {
+    let style = match state {
+        StateWord::Untrusted | StateWord::Failed => Style::new().red().bold(),
+        StateWord::RolledBack | StateWord::Stale => Style::new().red(),
+        StateWord::Pinned | StateWord::Held | StateWord::RebootPending => Style::new().yellow(),
+        StateWord::Confirming | StateWord::Switching | StateWord::Fetching => Style::new().cyan(),
+        StateWord::Waiting => Style::new().yellow(),
+        StateWord::Converged => Style::new().green(),
+    };
+    let text = format!("{}{} {state}", state.glyph(), state.letter());
+    text.style(style).to_string()
+}

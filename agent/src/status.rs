@@ -1,0 +1,191 @@
+//! How this host is, told from its own disk: what runs, what is wanted, why not yet, what next.
+//!
+//! Nothing here asks anybody, so that it tells the same with every other machine down.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use shared::id::{GroupName, HostName, ProfileName, RealmName};
+use shared::report;
+use shared::state_word::StateWord;
+use shared::time::Time;
+
+use crate::client::PollRecord;
+use crate::config::Settings;
+use crate::report::{running, wanted};
+use crate::state::{Code, Explained, Profile, Reason};
+
+/// After how many polls without a good source a host counts as stale.
+const STALE_POLLS: u32 = 3;
+
+/// What a poll may take beyond its pause before it counts as missed.
+const POLL_SLACK: SignedDuration = SignedDuration::from_secs(30);
+
+/// How this host is.
+#[derive(Debug, Serialize)]
+pub(crate) struct Status {
+    schema: &'static str,
+    /// The host's name.
+    pub(crate) host: HostName,
+    /// The trust domain.
+    pub(crate) realm: RealmName,
+    /// The groups that it follows.
+    pub(crate) groups: Vec<GroupName>,
+    /// The worst of the states below.
+    pub(crate) state: Option<StateWord>,
+    /// Each profile.
+    pub(crate) profiles: Vec<ProfileStatus>,
+    /// The registry and its mirrors.
+    pub(crate) registry: RegistryStatus,
+    /// What is verified.
+    pub(crate) trust: Option<TrustStatus>,
+    /// Bytes that may still be written to the store.
+    pub(crate) free: Option<u64>,
+}
+
+/// How one profile is.
+#[derive(Debug, Serialize)]
+pub(crate) struct ProfileStatus {
+    /// The group that it follows.
+    pub(crate) group: Option<GroupName>,
+    /// Its name.
+    pub(crate) profile: ProfileName,
+    /// One of the twelve words.
+    pub(crate) state: StateWord,
+    /// Since when.
+    pub(crate) since: Time,
+    /// Why.
+    pub(crate) reason: Option<report::Reason>,
+    /// The next command.
+    pub(crate) next: Option<String>,
+    /// What the newest accepted manifest wants.
+    pub(crate) wanted: Option<report::Wanted>,
+    /// What runs.
+    pub(crate) running: Option<report::Running>,
+    /// Since when it is healthy.
+    pub(crate) healthy_since: Option<Time>,
+}
+
+/// How the registry was when it was last asked.
+#[derive(Debug, Serialize)]
+pub(crate) struct RegistryStatus {
+    /// The sources, in the order in which they are asked.
+    pub(crate) urls: Vec<String>,
+    /// When they were last asked.
+    pub(crate) asked_at: Option<Time>,
+    /// When one was last good.
+    pub(crate) good_at: Option<Time>,
+    /// How often in a row none was.
+    pub(crate) failures: u32,
+    /// Why none was.
+    pub(crate) trouble: Option<report::Reason>,
+    /// The groups of which nothing can be used, and why.
+    pub(crate) groups: Vec<(GroupName, report::Reason)>,
+}
+
+/// What is verified.
+#[derive(Debug, Serialize)]
+pub(crate) struct TrustStatus {
+    /// Version of root.
+    pub(crate) root: u64,
+    /// Version of timestamp.
+    pub(crate) timestamp: u64,
+    /// When the freshest statement was signed.
+    pub(crate) signed_at: Option<Time>,
+    /// When what is verified expires.
+    pub(crate) expires_at: Option<Time>,
+}
+
+impl Status {
+    /// Tells how the host is at this time.
+    pub(crate) fn new(
+        settings: &Settings,
+        profiles: &[Profile],
+        record: &PollRecord,
+        now: Timestamp,
+    ) -> Self {
+        let stale = staleness(settings, record, now);
+        let profiles: Vec<ProfileStatus> =
+            profiles.iter().map(|profile| profile_status(profile, stale.as_ref(), now)).collect();
+        Self {
+            schema: "status.v1",
+            host: settings.host.name.clone(),
+            realm: settings.realm.clone(),
+            groups: settings.groups.clone(),
+            state: StateWord::of_all(profiles.iter().map(|profile| profile.state))
+                .or(stale.as_ref().map(|reason| reason.code.word())),
+            profiles,
+            registry: RegistryStatus {
+                urls: settings.registry.urls.iter().map(ToString::to_string).collect(),
+                asked_at: record.asked_at.map(Time::from),
+                good_at: record.good_at.map(Time::from),
+                failures: record.failures,
+                trouble: record.trouble.as_ref().map(tell),
+                groups: record
+                    .groups
+                    .iter()
+                    .map(|(group, why)| (group.clone(), tell(why)))
+                    .collect(),
+            },
+            trust: record.facts.map(|facts| TrustStatus {
+                root: facts.root,
+                timestamp: facts.timestamp,
+                signed_at: facts.signed_at.map(Time::from),
+                expires_at: facts.expires_at.map(Time::from),
+            }),
+            free: crate::host::free_space(&settings.store.root),
+        }
+    }
+}
+
+/// Says why nothing fresh is known, if that is so: no source was good, or nobody asked for long.
+pub(crate) fn staleness(
+    settings: &Settings,
+    record: &PollRecord,
+    now: Timestamp,
+) -> Option<Reason> {
+    if let Some(trouble) = &record.trouble
+        && trouble.code == Code::NoFreshSource
+    {
+        return Some(trouble.clone());
+    }
+    let Some(asked) = record.asked_at else {
+        return Some(Reason::new(Code::NoFreshSource, "no registry was ever asked"));
+    };
+    let pause = settings.registry.poll + settings.registry.wait;
+    let pause = SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX);
+    let patience = pause.saturating_mul(STALE_POLLS.cast_signed()).saturating_add(POLL_SLACK);
+    let passed = now.duration_since(asked);
+    (passed > patience).then(|| {
+        let text = format!("no registry was asked for {}", shared::human::span(passed));
+        Reason::new(Code::NoFreshSource, text)
+    })
+}
+
+fn profile_status(profile: &Profile, stale: Option<&Reason>, now: Timestamp) -> ProfileStatus {
+    let mut explained = profile.explain(now);
+    if let Some(reason) = stale
+        && reason.code.word() < explained.word
+    {
+        explained = Explained {
+            word: reason.code.word(),
+            reason: Some(reason.clone()),
+            next: Some("agent once".to_owned()),
+            ..explained
+        };
+    }
+    ProfileStatus {
+        group: profile.group.clone(),
+        profile: profile.name.clone(),
+        state: explained.word,
+        since: explained.since.into(),
+        reason: explained.reason.as_ref().map(tell),
+        next: explained.next,
+        wanted: profile.wanted.as_ref().map(wanted),
+        running: profile.running.as_ref().map(running),
+        healthy_since: profile.healthy_since.map(Time::from),
+    }
+}
+
+fn tell(reason: &Reason) -> report::Reason {
+    report::Reason { code: reason.code.to_string(), text: reason.text.clone() }
+}
