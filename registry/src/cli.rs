@@ -19,6 +19,8 @@ mod history;
 mod hosts;
 mod init;
 mod key;
+mod manifest;
+mod publish;
 mod serve;
 mod team;
 mod trust;
@@ -89,6 +91,10 @@ pub(crate) enum Command {
     Trust(trust::Command),
     #[command(subcommand)]
     Key(key::Command),
+    #[command(subcommand)]
+    Publish(publish::Command),
+    #[command(subcommand)]
+    Manifest(manifest::Command),
     Hosts(hosts::Args),
     History(history::Args),
     #[command(subcommand)]
@@ -162,6 +168,8 @@ async fn dispatch(command: Command, context: &Context<'_>) -> Result<(), Problem
         Command::Team(command) => team::run(command, context).await,
         Command::Trust(command) => trust::run(command, context).await,
         Command::Key(command) => key::run(command, context),
+        Command::Publish(command) => publish::run(command, context).await,
+        Command::Manifest(command) => manifest::run(command, context).await,
         Command::Hosts(args) => hosts::run(args, context).await,
         Command::History(args) => history::run(args, context).await,
         Command::Cache(command) => cache::run(command, context).await,

@@ -3,6 +3,7 @@
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use anstream::ColorChoice;
+use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::OwoColorize as _;
 use serde_json::{Value, json};
 use shared::problem::{Kind, Problem};
@@ -45,9 +46,19 @@ impl Output {
         }
     }
 
-    /// Returns whether a person watches a terminal and wants to see progress.
-    pub(crate) fn shows_progress(&self) -> bool {
-        self.progress
+    /// Starts to count something slow, where a person watches a terminal; of `total`, if known.
+    pub(crate) fn counter(&self, what: &'static str, total: usize) -> Counter {
+        if !self.progress {
+            return Counter { bar: ProgressBar::hidden() };
+        }
+        let bar = if total > 0 { ProgressBar::new(total as u64) } else { ProgressBar::no_length() };
+        let template =
+            if total > 0 { "{msg:<9} {pos}/{len} paths" } else { "{msg:<9} {pos} paths" };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_message(what);
+        Counter { bar }
     }
 
     /// Prints the answer: `text` for a person, or `json` in one line.
@@ -121,6 +132,24 @@ impl Output {
         rpassword::prompt_password(format!("{question}: ")).map(Zeroizing::new).map_err(|error| {
             Problem::from_error(Kind::Runtime, "input", &error).leaves("nothing changed")
         })
+    }
+}
+
+/// Something slow that is counted on the terminal.
+#[derive(Debug)]
+pub(crate) struct Counter {
+    bar: ProgressBar,
+}
+
+impl Counter {
+    /// Shows how far it is.
+    pub(crate) fn at(&self, done: usize) {
+        self.bar.set_position(done as u64);
+    }
+
+    /// Takes the line away.
+    pub(crate) fn end(&self) {
+        self.bar.finish_and_clear();
     }
 }
 

@@ -1,0 +1,334 @@
+//! Publishing a manifest: everything between the command line and the registry's receipt.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use shared::{
+    api::PublishReceipt,
+    closure::{self, ClosureIndex},
+    human,
+    id::{GroupName, ProfileName, System, TargetPath},
+    manifest::{self, Manifest, Retire},
+    nix::StorePath,
+    policy::Policy,
+    problem::{Kind, Problem},
+    trust::{
+        SigningKey,
+        writer::{Target, Targets},
+    },
+    version::SoftwareVersion,
+};
+
+use crate::{
+    cli::Ask,
+    client::{Client, Source},
+    closure::{Complete, StoreArgs},
+    config::Settings,
+    diff::{self, Closure, Diff, Weight},
+    draft::{self, Content, Place, Wish},
+    output::Output,
+    roles::{self, Edit, Files},
+    signer::{self, PassphraseArgs},
+    trusted_realm::TrustedRealm,
+};
+
+/// How often a publication is made anew because someone else of the role was faster.
+const ATTEMPTS: usize = 5;
+
+/// What is to be published.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) target: TargetPath,
+    pub(crate) group: GroupName,
+    pub(crate) profile: ProfileName,
+    pub(crate) what: What,
+    pub(crate) wish: Wish,
+    /// The version that must be current, where the publisher says so.
+    pub(crate) over: Option<u32>,
+    /// The key to sign with, where several would count.
+    pub(crate) key: Option<String>,
+}
+
+/// The content.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// Hosts of this system run this root.
+    Run { root: StorePath, system: System, store: StoreArgs },
+    /// The service ends.
+    Retire(Retire),
+}
+
+/// Who is asked, and for what.
+#[derive(Debug, Clone)]
+pub(crate) struct Consent {
+    pub(crate) ask: Ask,
+    pub(crate) passphrase: PassphraseArgs,
+    /// Stop before anything is signed.
+    pub(crate) dry_run: bool,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Published {
+    pub(crate) manifest: Manifest,
+    pub(crate) diff: Option<Diff>,
+    pub(crate) coverage: Vec<(String, usize)>,
+    /// None when this was only a trial.
+    pub(crate) receipt: Option<PublishReceipt>,
+}
+
+/// A publication that is ready to be signed.
+struct Plan {
+    edit: Edit,
+    current: Option<Manifest>,
+    manifest: Manifest,
+    files: Files,
+    keys: Vec<String>,
+}
+
+/// The realm as it stands, as far as this publication needs it.
+struct Ground {
+    realm: TrustedRealm,
+    policy: Policy,
+    edit: Edit,
+    current: Option<Manifest>,
+    keys: Vec<String>,
+}
+
+/// Publishes a manifest.
+///
+/// # Errors
+/// When hosts could not take it, nobody agrees, or the registry does not take it.
+pub(crate) async fn publish(
+    request: Request,
+    consent: &Consent,
+    settings: &Settings,
+    output: &Output,
+) -> Result<Published, Problem> {
+    let client = Client::new(&settings.registry.value, &settings.realm.value)?;
+    let ground = Ground::read(&request, settings, &client).await?;
+    let complete = match &request.what {
+        What::Run { root, store, .. } => {
+            Some(crate::closure::gather(root, store, &ground.policy, output).await?)
+        }
+        What::Retire(_) => None,
+    };
+    let diff = difference(&ground, &request, complete.as_ref()).await?;
+    let coverage = complete.as_ref().map(|all| all.coverage.clone()).unwrap_or_default();
+    let mut plan = ground.plan(&request, complete.as_ref())?;
+    tell(&plan, &request, complete.as_ref(), diff.as_ref(), output);
+    if consent.dry_run {
+        return Ok(Published { manifest: plan.manifest, diff, coverage, receipt: None });
+    }
+    consent.ask.confirm("Sign and publish?", output)?;
+    let open = |name: &String| signer::open(name, &consent.passphrase, settings, output);
+    let keys: Vec<SigningKey> = plan.keys.iter().map(open).collect::<Result<_, _>>()?;
+
+    let shown = plan.current.clone();
+    let mut attempt = 1;
+    loop {
+        let document = plan.edit.sign(&keys)?;
+        match plan.edit.send(&document, &plan.files, &client).await {
+            Ok(receipt) => {
+                let receipt = Some(receipt);
+                return Ok(Published { manifest: plan.manifest, diff, coverage, receipt });
+            }
+            Err(moved) if roles::has_moved(&moved) && attempt < ATTEMPTS => attempt += 1,
+            Err(problem) => return Err(problem),
+        }
+        // Someone of the same role was faster. Another profile of theirs is no concern of ours,
+        // but this one was agreed to over the version that was shown.
+        let ground = Ground::read(&request, settings, &client).await?;
+        if ground.current != shown {
+            return Err(overtaken(&request, shown.as_ref(), ground.current.as_ref()));
+        }
+        output.say(&format!("Role {} moved on; publishing over it.", plan.edit.role()));
+        plan = ground.plan(&request, complete.as_ref())?;
+    }
+}
+
+impl Ground {
+    async fn read(
+        request: &Request,
+        settings: &Settings,
+        client: &Client,
+    ) -> Result<Self, Problem> {
+        let realm = TrustedRealm::open(settings, Source::Http(client.clone())).await?;
+        let targets = realm.trusted().targets().map_err(|error| roles::problem(&error))?;
+        let delegation = roles::delegation_of(&targets, &request.target)
+            .ok_or_else(|| undelegated(&request.target))?;
+        let folder = signer::keys(settings);
+        let keys = roles::own_keys(delegation, request.key.as_deref(), &folder)?;
+        let policy = policy(&realm, &request.group).await?;
+        let edit = roles::edit_role(&realm, &delegation.role, Timestamp::now()).await?;
+        let current = current(&realm, &request.target, edit.before.as_ref()).await?;
+        let version = current.as_ref().map_or(0, |current| current.version.get());
+        if let Some(over) = request.over.filter(|over| *over != version) {
+            let what = format!("`{}` is at version {version}, not {over}", request.target);
+            return Err(Problem::new(Kind::Conflict, "moved_on", what)
+                .leaves("nothing changed")
+                .next(format!("registry history {}", request.target)));
+        }
+        Ok(Self { realm, policy, edit, current, keys })
+    }
+
+    fn plan(mut self, request: &Request, complete: Option<&Complete>) -> Result<Plan, Problem> {
+        let place = Place {
+            realm: self.realm.name(),
+            group: &request.group,
+            profile: &request.profile,
+            policy: &self.policy,
+            current: self.current.as_ref(),
+        };
+        let mut files = Files::default();
+        let content = match (&request.what, complete) {
+            (What::Run { system, .. }, Some(complete)) => {
+                let digest = complete.index.digest();
+                files.blobs.push(complete.index.to_bytes());
+                files.hints.push(complete.hints.to_bytes(digest));
+                Content::Run(draft::entry(system.clone(), &complete.index))
+            }
+            (What::Run { .. }, None) => {
+                return Err(Problem::new(Kind::Runtime, "closure", "there is no closure"));
+            }
+            (What::Retire(retire), _) => Content::Retire(*retire),
+        };
+        let manifest = draft::draft(&place, content, request.wish.clone())?;
+        let bytes = manifest.to_bytes().map_err(|error| {
+            Problem::from_error(Kind::Usage, "manifest", &error).leaves("nothing changed")
+        })?;
+        let path = request.target.to_string();
+        self.edit.after.targets.insert(path, Target::of(&bytes));
+        files.blobs.push(bytes);
+        Ok(Plan { edit: self.edit, current: self.current, manifest, files, keys: self.keys })
+    }
+}
+
+/// Reads the policy of a group as a host would.
+pub(crate) async fn policy(realm: &TrustedRealm, group: &GroupName) -> Result<Policy, Problem> {
+    let path = TargetPath::Policy(group.clone());
+    let Some(verified) = realm.target(&path).await? else {
+        let what = format!("there is no group `{group}`, or no policy yet");
+        return Err(Problem::new(Kind::Usage, "no_group", what)
+            .leaves("nothing changed")
+            .next("registry group list"));
+    };
+    let parsed = Policy::parse(verified.get(), SoftwareVersion::current());
+    let policy = parsed.and_then(|policy| policy.check_place(realm.name(), &path).map(|()| policy));
+    policy.map_err(|error| {
+        Problem::from_error(Kind::Trust, "policy", &error).leaves("nothing changed")
+    })
+}
+
+/// Reads the manifest that a role lists now.
+pub(crate) async fn current(
+    realm: &TrustedRealm,
+    path: &TargetPath,
+    role: Option<&Targets>,
+) -> Result<Option<Manifest>, Problem> {
+    let Some(target) = role.and_then(|role| role.targets.get(&path.to_string())) else {
+        return Ok(None);
+    };
+    let name = format!("targets/{}", path.file_name(&target.sha256));
+    let Some(bytes) = realm.file(&name, &target.sha256, manifest::MAX_LEN as u64).await? else {
+        let what = format!("this source is behind: it has no `{name}`");
+        return Err(Problem::new(Kind::Conflict, "source_behind", what).leaves("nothing changed"));
+    };
+    Manifest::parse(&bytes, SoftwareVersion::current()).map(Some).map_err(|error| {
+        Problem::from_error(Kind::Trust, "manifest", &error).leaves("nothing changed")
+    })
+}
+
+/// Reads a closure index that a verified manifest names.
+pub(crate) async fn index(
+    realm: &TrustedRealm,
+    digest: shared::id::Digest,
+) -> Result<Option<ClosureIndex>, Problem> {
+    let name = format!("closures/{digest}");
+    let bytes = realm.file(&name, &digest.into(), closure::MAX_LEN as u64).await?;
+    let parsed = bytes.map(|bytes| ClosureIndex::parse_named(&bytes, digest)).transpose();
+    parsed.map_err(|error| {
+        Problem::from_error(Kind::Trust, "closure", &error).leaves("nothing changed")
+    })
+}
+
+/// Compares with what hosts of the same kind run by the current version.
+async fn difference(
+    ground: &Ground,
+    request: &Request,
+    complete: Option<&Complete>,
+) -> Result<Option<Diff>, Problem> {
+    let (What::Run { system, .. }, Some(complete)) = (&request.what, complete) else {
+        return Ok(None);
+    };
+    let entry = draft::entry(system.clone(), &complete.index);
+    let entries = ground.current.iter().flat_map(|current| &current.entries);
+    let before = entries.into_iter().find(|before| before.selector == entry.selector);
+    let before: Closure = match before {
+        Some(before) => match index(&ground.realm, before.closure).await? {
+            Some(index) => weights(&index),
+            None => Closure::new(),
+        },
+        None => Closure::new(),
+    };
+    Ok(Some(diff::diff(&before, &complete.weights)))
+}
+
+fn weights(index: &ClosureIndex) -> Closure {
+    let weight = |entry: shared::closure::ClosureEntry<'_>| {
+        (entry.path().clone(), Weight { nar: entry.nar_size(), file: None })
+    };
+    index.entries().map(weight).collect::<BTreeMap<_, _>>()
+}
+
+fn tell(
+    plan: &Plan,
+    request: &Request,
+    complete: Option<&Complete>,
+    diff: Option<&Diff>,
+    output: &Output,
+) {
+    if let Some(complete) = complete {
+        let (paths, size) = (complete.index.len(), human::size(complete.index.nar_size()));
+        output.say(&format!("Closure   {} → {paths} paths, {size}", complete.index.root()));
+        for (url, count) in &complete.coverage {
+            output.say(&format!("Cache     {count}/{paths} paths in {url}"));
+        }
+    }
+    let before = plan.current.as_ref().map_or(0, |current| current.version.get());
+    output.say(&format!("Manifest  {} {before} → {}", request.target, plan.manifest.version));
+    if let Some(diff) = diff {
+        for line in diff.render().lines() {
+            output.say(&format!("  {line}"));
+        }
+    }
+    if let What::Retire(retire) = &request.what {
+        output.say(match retire {
+            Retire::Stop => "  the service ends: hosts stop it",
+            Retire::Keep => "  the service ends: hosts leave it running and look after it no more",
+        });
+    }
+    let version = plan.edit.after.header.version;
+    let keys = plan.keys.join(", ");
+    output.say(&format!("Sign      role {} {version} with key {keys}", plan.edit.role()));
+}
+
+fn undelegated(target: &TargetPath) -> Problem {
+    Problem::new(Kind::Trust, "not_delegated", format!("no team may publish `{target}`"))
+        .leaves("nothing changed")
+        .fix("ask the platform admins for a pattern that matches it")
+        .next("registry team list")
+}
+
+fn overtaken(request: &Request, shown: Option<&Manifest>, now: Option<&Manifest>) -> Problem {
+    let version = |manifest: Option<&Manifest>| manifest.map_or(0, |one| one.version.get());
+    let (built, current) = (version(shown), version(now));
+    let what = format!(
+        "`{}` is at version {current} by now; you were shown the change from version {built}",
+        request.target
+    );
+    Problem::new(Kind::Conflict, "moved_on", what)
+        .leaves("nothing changed")
+        .fix("look at what was published, then publish again over it")
+        .next(format!("registry history {}", request.target))
+}
