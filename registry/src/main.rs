@@ -30,6 +30,8 @@ mod serve;
 mod signer;
 mod static_files;
 mod table;
+#[cfg(test)]
+mod testing;
 mod trusted_realm;
 
 fn main() -> ExitCode {

@@ -237,3 +237,6 @@ async fn complete_index(app: &App) -> Result<(), ServeError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

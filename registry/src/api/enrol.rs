@@ -11,7 +11,6 @@ use bytes::Bytes;
 use shared::{
     api::{EnrolAnswer, EnrolRequest},
     certificate::{self, Certificate, EnrolmentRequest},
-    id::GroupName,
     json,
     problem::{Kind, Problem},
     trust::{PublicKey, SigningKey, dsse::Envelope},
@@ -23,7 +22,7 @@ use crate::{
     db::{
         DbError,
         hosts::{self, Enrolment},
-        tokens::{self, TokenError},
+        tokens::{self, TokenError, Visit},
     },
 };
 
@@ -57,12 +56,10 @@ pub(crate) async fn enrol(
     let answer = app.db.write(move |db| {
         let hash = tokens::hash(&token);
         let issued = hosts::issued(db, &realm, &host, &hash)?;
-        let groups = match tokens::redeem(db, &realm, &token, issued.is_some(), now)? {
-            Ok(groups) => groups,
-            Err(error) => return Ok(Err(refuse(&error))),
-        };
-        if let Some(group) = request.groups.iter().find(|group| !groups.contains(group)) {
-            return Ok(Err(outside(group, &groups)));
+        let visit = if issued.is_some() { Visit::Again } else { Visit::First };
+        let allowed = tokens::redeem(db, &realm, &token, &request.groups, visit, now)?;
+        if let Err(error) = allowed {
+            return Ok(Err(refuse(&error)));
         }
         // A host that lost our answer asks again with the same token and the same key.
         if let Some(known) = issued.as_deref().and_then(|text| same(text, &request)) {
@@ -113,15 +110,13 @@ fn same(issued: &str, request: &EnrolmentRequest) -> Option<Envelope> {
 }
 
 fn refuse(error: &TokenError) -> ApiError {
-    let problem = Problem::new(Kind::Trust, "token", error.to_string())
+    let code = match error {
+        TokenError::Group(_) => "token_group",
+        TokenError::Unknown | TokenError::Expired(_) | TokenError::Used => "token",
+    };
+    let problem = Problem::new(Kind::Trust, code, error.to_string())
         .leaves("the host is not enrolled")
         .fix("ask the operator for a new token")
         .next("registry host enroll-token");
     ApiError::new(StatusCode::FORBIDDEN, problem)
-}
-
-fn outside(group: &GroupName, allowed: &[GroupName]) -> ApiError {
-    let allowed: Vec<&str> = allowed.iter().map(GroupName::as_str).collect();
-    let what = format!("the token is not for group `{group}`, but for {}", allowed.join(", "));
-    ApiError::forbidden("token_group", what)
 }

@@ -28,6 +28,8 @@ pub(crate) enum TokenError {
     Expired(Time),
     #[error("the token has been used as often as it may")]
     Used,
+    #[error("the token is not for group `{0}`")]
+    Group(GroupName),
 }
 
 /// Stores a token by its hash.
@@ -54,14 +56,24 @@ pub(crate) fn create(
     Ok(())
 }
 
-/// Takes one use of a token; a key that has enrolled with it before takes none.
+/// Whether a host has enrolled with a token before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Visit {
+    /// It takes a use of the token.
+    First,
+    /// It lost our answer, or changes its groups: it takes none.
+    Again,
+}
+
+/// Takes one use of a token for these groups; a refusal takes none.
 pub(crate) fn redeem(
     connection: &Connection,
     realm: &RealmName,
     token: &str,
-    returning: bool,
+    wanted: &[GroupName],
+    visit: Visit,
     now: Time,
-) -> Result<Result<Vec<GroupName>, TokenError>, DbError> {
+) -> Result<Result<(), TokenError>, DbError> {
     let hash = hash(token);
     let select = "SELECT groups, uses, expires_at FROM tokens WHERE hash = ?1 AND realm = ?2";
     let found = connection
@@ -70,19 +82,22 @@ pub(crate) fn redeem(
         })
         .optional()?;
     let Some((groups, uses, expires_at)) = found else { return Ok(Err(TokenError::Unknown)) };
-    let groups = serde_json::from_str(&groups).map_err(|_| DbError::Damaged(groups))?;
-    if returning {
-        return Ok(Ok(groups));
+    let groups: Vec<GroupName> =
+        serde_json::from_str(&groups).map_err(|_| DbError::Damaged(groups))?;
+    if let Some(group) = wanted.iter().find(|group| !groups.contains(group)) {
+        return Ok(Err(TokenError::Group(group.clone())));
+    }
+    if visit == Visit::Again {
+        return Ok(Ok(()));
     }
     if expires_at <= now.as_second() {
-        let at = super::hosts::time(expires_at)?;
-        return Ok(Err(TokenError::Expired(at)));
+        return Ok(Err(TokenError::Expired(super::hosts::time(expires_at)?)));
     }
     if uses == 0 {
         return Ok(Err(TokenError::Used));
     }
     connection.execute("UPDATE tokens SET uses = uses - 1 WHERE hash = ?1", [hash])?;
-    Ok(Ok(groups))
+    Ok(Ok(()))
 }
 
 /// Returns the hash by which a token is stored. A token has 256 random bits: no salt is needed.
@@ -109,16 +124,16 @@ mod tests {
         let now = time("2026-01-01T00:00:00Z");
         create(&connection, "secret", &grant, now).unwrap();
 
-        let redeem = |realm: &RealmName, token: &str, returning, now| {
-            redeem(&connection, realm, token, returning, now).unwrap()
+        let redeem = |realm: &RealmName, token: &str, visit, now| {
+            redeem(&connection, realm, token, &groups, visit, now).unwrap()
         };
         let other = RealmName::parse("other").unwrap();
-        assert_eq!(redeem(&realm, "guess", false, now), Err(TokenError::Unknown));
-        assert_eq!(redeem(&other, "secret", false, now), Err(TokenError::Unknown));
-        let late = redeem(&realm, "secret", false, expires_at);
+        assert_eq!(redeem(&realm, "guess", Visit::First, now), Err(TokenError::Unknown));
+        assert_eq!(redeem(&other, "secret", Visit::First, now), Err(TokenError::Unknown));
+        let late = redeem(&realm, "secret", Visit::First, expires_at);
         assert_eq!(late, Err(TokenError::Expired(expires_at)));
-        assert_eq!(redeem(&realm, "secret", false, now), Ok(groups.clone()));
-        assert_eq!(redeem(&realm, "secret", false, now), Err(TokenError::Used));
-        assert_eq!(redeem(&realm, "secret", true, now), Ok(groups));
+        assert_eq!(redeem(&realm, "secret", Visit::First, now), Ok(()));
+        assert_eq!(redeem(&realm, "secret", Visit::First, now), Err(TokenError::Used));
+        assert_eq!(redeem(&realm, "secret", Visit::Again, now), Ok(()));
     }
 }
