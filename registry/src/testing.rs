@@ -53,7 +53,7 @@ pub(crate) fn now() -> Timestamp {
 
 fn header(version: u64) -> Header {
     let expires = now().checked_add(SignedDuration::from_hours(24 * 50)).unwrap();
-    Header { realm: REALM.to_owned(), version, expires }
+    Header { realm: REALM.to_owned(), version, expires: expires.into() }
 }
 
 /// Makes the data of a realm with team `web` (`eu-prod/*` profiles that begin with `web`) and

@@ -418,9 +418,8 @@ async fn reports_are_stored_in_their_order_and_replays_are_challenged() {
     let host = Host::new("web-1", 11);
     let token = token(data.path(), 1);
     let certificate = enrol(&server, token, &host.request(&["eu-prod"])).await.unwrap();
-    let report = |counter, nonce: Option<&str>| {
-        host.signed(&host.report(counter, nonce), &certificate)
-    };
+    let report =
+        |counter, nonce: Option<&str>| host.signed(&host.report(counter, nonce), &certificate);
     let first = report(5, None);
     assert_eq!(send_report(&server, first.clone()).await.0, 200);
     assert_eq!(send_report(&server, first).await.0, 200, "the same report again is no replay");
@@ -532,9 +531,8 @@ async fn hosts_are_listed_with_the_worst_of_their_states() {
     let data = data();
     let server = Running::with(data.path(), |options| options.stale_after = 1000).await;
     let token = token(data.path(), 3);
-    for (number, state) in [StateWord::Converged, StateWord::Held, StateWord::Failed]
-        .into_iter()
-        .enumerate()
+    for (number, state) in
+        [StateWord::Converged, StateWord::Held, StateWord::Failed].into_iter().enumerate()
     {
         let host = Host::new(&format!("web-{number}"), u8::try_from(number).unwrap() + 50);
         let certificate = enrol(&server, token, &host.request(&["eu-prod"])).await.unwrap();
