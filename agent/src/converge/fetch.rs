@@ -6,7 +6,8 @@ use std::sync::Arc;
 use shared::closure::ClosureIndex;
 use shared::hints::Hints;
 use shared::id::Digest;
-use store::substitute::{self, Cause, SubstituteError};
+use store::local::LocalStore;
+use store::substitute::{self, Cause, Sources, SubstituteError};
 
 use super::{Converger, Order};
 use crate::crash;
@@ -59,8 +60,14 @@ impl Converger {
         }
         let inner = Arc::clone(&self.inner);
         let store = blocking(move || inner.store()).await?;
-        let sources = order.caches.open(hints).await?;
-        substitute::run(&store, &[index], &sources, &order.limits, &order.observer)
+        let closures = [index];
+        let sources = match order.caches.open(hints).await {
+            Ok(sources) => sources,
+            // What is here already needs no cache.
+            Err(_) if is_valid(&store, &closures).await? => Sources::default(),
+            Err(reason) => return Err(reason),
+        };
+        substitute::run(&store, &closures, &sources, &order.limits, &order.observer)
             .await
             .map_err(|error| refuse(&error))?;
         crash::point("fetch.valid");
@@ -70,6 +77,12 @@ impl Converger {
         crash::point("fetch.rooted");
         Ok(())
     }
+}
+
+async fn is_valid(store: &Arc<LocalStore>, closures: &[ClosureIndex]) -> Result<bool, Reason> {
+    let (store, closures) = (Arc::clone(store), closures.to_vec());
+    let planned = blocking(move || substitute::plan(&store, &closures)).await?;
+    Ok(planned.missing.is_empty())
 }
 
 /// Runs what blocks on a thread that may; a failure is the store's.

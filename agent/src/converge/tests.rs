@@ -4,6 +4,7 @@ mod crashes;
 mod lab;
 
 use shared::state_word::StateWord;
+use shared::version::VersionNumber;
 
 use self::lab::{ACTIVATE, Lab};
 use super::*;
@@ -174,6 +175,22 @@ async fn a_journal_that_cannot_be_read_is_loud_and_changes_nothing() {
     lab.converger().retry(lab::name("web")).await.unwrap();
     let profile = lab.run("web", &second).await;
     assert_eq!(profile.explain(now()).word, StateWord::Converged);
+}
+
+#[tokio::test]
+async fn what_is_in_the_store_already_needs_no_cache() {
+    let lab = Lab::new();
+    let order = lab.publish("web", 1, ACTIVATE);
+    lab.run("web", &order).await;
+    lab.run("web", &lab.publish("web", 2, "true")).await;
+    lab.lose_cache();
+    let Desired::Run { mut wanted } = order else { panic!() };
+    wanted.version.version = VersionNumber::new(3).unwrap();
+    let profile = lab.run("web", &Desired::Run { wanted }).await;
+    assert_eq!(profile.explain(now()).word, StateWord::Converged);
+    let profile = lab.run("web", &lab.publish_nowhere("web", 4)).await;
+    assert_eq!(profile.explain(now()).reason.unwrap().code, Code::FetchFailed);
+    assert!(lab.active("web").unwrap().contains("|3|"), "and nothing changes without one");
 }
 
 #[tokio::test]

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use shared::closure::ClosureIndex;
 use shared::hints::Hints;
 use shared::id::{Digest, ProfileName};
-use shared::nix::StorePath;
 use shared::nix::nar::Writer;
 use shared::nix::narinfo::Compression;
+use shared::nix::{StorePath, TrustedKeys};
 use shared::version::VersionNumber;
 use store::archive::dump;
-use store::cache::{BinaryCache, CacheWriter, Location, Network, NetworkOptions};
+use store::cache::{CacheWriter, Location, Network, NetworkOptions};
 use store::local::LocalStore;
 use store::profile::Profile as Links;
-use store::substitute::{Limits, Sources};
+use store::substitute::Limits;
 
+use crate::caches::Caches;
 use crate::converge::{Closures, Converger, Order, Place};
 use crate::state::{Activation, Code, Desired, EpochVersion, Profile, Reason, Wanted};
 
@@ -148,19 +149,22 @@ impl Lab {
     /// Drives a profile as far as it gets.
     pub(super) async fn run(&self, profile: &str, desired: &Desired) -> Profile {
         let network = Network::new(&NetworkOptions::default()).unwrap();
-        std::fs::create_dir_all(self.cache()).unwrap();
-        CacheWriter::open(&self.cache(), Compression::Zstd, None).unwrap();
         let location = Location::parse(&format!("file://{}", self.cache().display())).unwrap();
-        let cache = BinaryCache::open(&location, &network).await.unwrap();
+        let locations = vec![(location, None)];
         let order = Order {
             group: "lab".parse().unwrap(),
             profile: name(profile),
             desired: desired.clone(),
-            sources: Sources { caches: vec![cache], ..Sources::default() },
+            caches: Caches { locations, trusted: TrustedKeys::default(), network },
             limits: Limits::default(),
             observer: Arc::new(|_| {}),
         };
         self.converger().converge(&order, self).await.unwrap()
+    }
+
+    /// Takes the cache away.
+    pub(super) fn lose_cache(&self) {
+        std::fs::rename(self.cache(), self.folder.join("lost")).unwrap();
     }
 
     /// Makes a generation as `nix-env --set` would.
