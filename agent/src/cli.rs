@@ -4,6 +4,13 @@ mod completions;
 mod config;
 mod copy_closure;
 mod enroll;
+mod generations;
+mod host;
+mod once;
+mod pin;
+mod plan;
+mod run;
+mod status;
 mod store;
 mod tuf_client;
 
@@ -13,6 +20,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use shared::problem::Problem;
 
 use crate::output::Output;
+
+pub(crate) use self::host::Host;
 
 /// Converges this host towards the desired state that its registry publishes.
 #[derive(Debug, Parser)]
@@ -67,6 +76,15 @@ pub(crate) enum ColorWhen {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Enroll(enroll::EnrollArgs),
+    Run(run::RunArgs),
+    Once(once::OnceArgs),
+    Status(status::StatusArgs),
+    Plan(plan::PlanArgs),
+    Generations(generations::GenerationsArgs),
+    Rollback(pin::RollbackArgs),
+    Pin(pin::PinArgs),
+    Unpin(pin::UnpinArgs),
+    Retry(pin::RetryArgs),
     CopyClosure(copy_closure::CopyClosureArgs),
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -78,12 +96,23 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Returns the root of the store that the command writes to, where the command line says it.
-    pub(crate) fn writes_to(&self) -> Option<&Path> {
+    /// Returns the root of the store that the command writes to, if it writes to one.
+    pub(crate) fn writes_to(&self, context: &Context) -> Result<Option<PathBuf>, Problem> {
         match self {
-            Self::Store(command) => command.writes_to(),
-            Self::CopyClosure(args) => Some(&args.root),
-            Self::Enroll(_) | Self::Config(_) | Self::Completions(_) | Self::TufClient(_) => None,
+            Self::Store(command) => Ok(command.writes_to().map(Path::to_owned)),
+            Self::CopyClosure(args) => Ok(Some(args.root.clone())),
+            Self::Run(_) | Self::Once(_) => Ok(Some(config::load(context)?.settings.store.root)),
+            Self::Enroll(_)
+            | Self::Status(_)
+            | Self::Plan(_)
+            | Self::Generations(_)
+            | Self::Rollback(_)
+            | Self::Pin(_)
+            | Self::Unpin(_)
+            | Self::Retry(_)
+            | Self::Config(_)
+            | Self::Completions(_)
+            | Self::TufClient(_) => Ok(None),
         }
     }
 }
@@ -104,6 +133,15 @@ pub(crate) struct Context {
 pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Problem> {
     match command {
         Command::Enroll(args) => enroll::run(args, context).await,
+        Command::Run(args) => run::run(args, context).await,
+        Command::Once(args) => once::run(args, context).await,
+        Command::Status(args) => status::run(&args, context),
+        Command::Plan(args) => plan::run(args, context).await,
+        Command::Generations(args) => generations::run(&args, context),
+        Command::Rollback(args) => pin::rollback(args, context).await,
+        Command::Pin(args) => pin::pin(args, context).await,
+        Command::Unpin(args) => pin::unpin(args, context).await,
+        Command::Retry(args) => pin::retry(args, context).await,
         Command::CopyClosure(args) => copy_closure::run(args, context).await,
         Command::Store(command) => store::run(command, context).await,
         Command::Config(command) => config::run(&command, context),

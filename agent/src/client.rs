@@ -18,6 +18,7 @@ use shared::id::GroupName;
 use shared::trust::rules::MaxAge;
 use shared::trust::{Clock, Rules, Synchronised};
 
+pub(crate) use self::closure::{ClosureError, ClosureSource};
 pub(crate) use self::documents::{Documents, GroupDocuments};
 pub(crate) use self::record::{PollRecord, TrustFacts};
 pub(crate) use self::source::{Answer, Source, SourceError};

@@ -11,6 +11,7 @@ mod client;
 mod config;
 mod converge;
 mod crash;
+mod daemon;
 mod desired;
 mod enroll;
 mod files;
@@ -23,6 +24,7 @@ mod output;
 mod pins;
 mod progress;
 mod report;
+mod rounds;
 mod state;
 mod status;
 mod trust_store;
@@ -52,10 +54,10 @@ fn start(cli: Cli, output: &Output) -> Result<(), Problem> {
     output::start_tracing(&cli.global);
     // Fails only if a provider is installed already, which nothing before this line does.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-    if let Some(root) = cli.command.writes_to() {
-        store::local::make_writable(root).map_err(|error| error.problem())?;
-    }
     let context = Context { output: output.clone(), config: cli.global.config.clone() };
+    if let Some(root) = cli.command.writes_to(&context)? {
+        store::local::make_writable(&root).map_err(|error| error.problem())?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

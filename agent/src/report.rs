@@ -20,7 +20,7 @@ use crate::config::Settings;
 use crate::files::{self, FileError};
 use crate::host;
 use crate::identity::{Identity, IdentityError};
-use crate::state::{EpochVersion, Profile, Running, Wanted};
+use crate::state::{EpochVersion, Phase, Profile, Running, Wanted};
 
 /// The host's certificate, below `state_dir`.
 const CERTIFICATE: &str = "host.cert";
@@ -108,12 +108,12 @@ impl Reporter {
     /// Sends the state of all profiles to the first source that takes it.
     pub(crate) async fn send(
         &self,
-        profiles: &[Profile],
+        profiles: Vec<ProfileReport>,
         facts: Option<&TrustFacts>,
     ) -> Result<(), SendError> {
         let mut failure = SendError::NoSource;
         for source in &self.sources {
-            match self.send_to(source, profiles, facts).await {
+            match self.send_to(source, &profiles, facts).await {
                 Ok(()) => return Ok(()),
                 Err(error) => failure = error,
             }
@@ -124,7 +124,7 @@ impl Reporter {
     async fn send_to(
         &self,
         source: &Source,
-        profiles: &[Profile],
+        profiles: &[ProfileReport],
         facts: Option<&TrustFacts>,
     ) -> Result<(), SendError> {
         // A challenged report is repeated once, with the nonce.
@@ -186,7 +186,7 @@ impl Reporter {
 
     fn report(
         &self,
-        profiles: &[Profile],
+        profiles: &[ProfileReport],
         facts: Option<&TrustFacts>,
         counter: &Counter,
     ) -> Report {
@@ -206,9 +206,15 @@ impl Reporter {
             clock: clock(facts, now),
             free: Free { store: host::free_space(&self.settings.store.root), boot: None },
             trust: trust_state(facts),
-            profiles: profiles.iter().filter_map(|profile| profile_report(profile, now)).collect(),
+            profiles: profiles.to_vec(),
         }
     }
+}
+
+/// Tells of all profiles, as they are now.
+pub(crate) fn profile_reports(profiles: &[Profile]) -> Vec<ProfileReport> {
+    let now = Timestamp::now();
+    profiles.iter().filter_map(|profile| profile_report(profile, now)).collect()
 }
 
 /// Returns where the host's certificate is kept.
@@ -251,7 +257,7 @@ fn profile_report(profile: &Profile, now: Timestamp) -> Option<ProfileReport> {
         healthy_since: profile.healthy_since.map(Time::from),
         attempt: profile.record.as_ref().map(|record| Attempt {
             id: record.id.clone(),
-            phases: phases(&record.phases, now),
+            phases: phases(&record.phases),
             log: tail(&record.log, MAX_LOG),
         }),
     })
@@ -273,16 +279,16 @@ pub(crate) fn running(running: &Running) -> report::Running {
     }
 }
 
-/// Each phase with its length: until the next one began, or until now.
-fn phases(phases: &[crate::state::Phase], now: Timestamp) -> Vec<(String, Time, u64)> {
-    let ends = phases.iter().skip(1).map(|phase| phase.at).chain([now]);
-    let length = |from: Timestamp, to: Timestamp| {
-        u64::try_from(to.as_second().saturating_sub(from.as_second())).unwrap_or(0)
+/// Each phase with its length in seconds; the last one has none yet.
+fn phases(phases: &[Phase]) -> Vec<(String, Time, u64)> {
+    let length = |from: &Phase, to: Option<&Phase>| {
+        let passed = to.map_or(0, |to| to.at.as_second().saturating_sub(from.at.as_second()));
+        u64::try_from(passed).unwrap_or(0)
     };
-    phases
-        .iter()
-        .zip(ends)
-        .map(|(phase, end)| (phase.word.to_string(), phase.at.into(), length(phase.at, end)))
+    let ends = phases.iter().skip(1).map(Some).chain([None]);
+    let pairs = phases.iter().zip(ends);
+    pairs
+        .map(|(phase, end)| (phase.word.to_string(), phase.at.into(), length(phase, end)))
         .collect()
 }
 

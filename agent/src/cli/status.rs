@@ -39,8 +39,7 @@ pub(crate) fn show(status: &Status, oneline: bool, context: &Context) -> Result<
 
 /// Turns a host that is not as it should be into the exit code of a command that settles it.
 pub(crate) fn verdict(status: &Status) -> Result<(), Problem> {
-    let not_there =
-        status.profiles.iter().filter(|profile| profile.state != StateWord::Converged);
+    let not_there = status.profiles.iter().filter(|profile| profile.state != StateWord::Converged);
     let Some(worst) = not_there.min_by_key(|profile| profile.state) else { return Ok(()) };
     let kind = match worst.state {
         StateWord::Untrusted => Kind::Trust,
@@ -132,7 +131,11 @@ fn about_registry(text: &mut String, status: &Status, now: Timestamp) {
     if let Some(trust) = &status.trust {
         let expires = trust.expires_at.map_or(String::new(), |at| {
             let left = jiff::Timestamp::from(at).duration_since(now);
-            if left.is_negative() { "; expired".to_owned() } else { format!("; expires in {}", human::span(left)) }
+            if left.is_negative() {
+                "; expired".to_owned()
+            } else {
+                format!("; expires in {}", human::span(left))
+            }
         });
         line("Signed", format!("freshest statement {}{expires}", ago(trust.signed_at)));
     }

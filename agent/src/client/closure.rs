@@ -22,19 +22,19 @@ pub(crate) enum ClosureError {
 
 impl Client {
     /// Returns what fetches closure indexes, apart from the polls.
-    pub(crate) fn closures(&self) -> Closures {
-        Closures { sources: self.sources.clone(), realm: self.settings.realm.to_string() }
+    pub(crate) fn closures(&self) -> ClosureSource {
+        ClosureSource { sources: self.sources.clone(), realm: self.settings.realm.to_string() }
     }
 }
 
 /// Fetches closure indexes and hints.
 #[derive(Debug, Clone)]
-pub(crate) struct Closures {
+pub(crate) struct ClosureSource {
     sources: Vec<Source>,
     realm: String,
 }
 
-impl Closures {
+impl ClosureSource {
     /// Fetches the index with this digest, and its hints if somebody has some.
     pub(crate) async fn fetch(
         &self,

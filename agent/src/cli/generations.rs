@@ -1,0 +1,72 @@
+//! `agent generations`: what a profile can go back to.
+
+use clap::Args;
+use serde::Serialize;
+use shared::id::ProfileName;
+use shared::nix::StorePath;
+use shared::problem::{Kind, Problem};
+use shared::time::Time;
+use shared::version::VersionNumber;
+use store::profile::Profile;
+
+use crate::cli::{Context, Host};
+
+/// List the generations of a profile; `*` marks the current one.
+#[derive(Debug, Args)]
+pub(crate) struct GenerationsArgs {
+    /// The profile.
+    #[arg(value_name = "PROFILE")]
+    profile: ProfileName,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    schema: &'static str,
+    profile: ProfileName,
+    generations: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    generation: u64,
+    current: bool,
+    created: Time,
+    /// The manifest that it came from, if this agent confirmed it.
+    version: Option<VersionNumber>,
+    path: StorePath,
+}
+
+/// Prints the generations.
+pub(crate) fn run(args: &GenerationsArgs, context: &Context) -> Result<(), Problem> {
+    let host = Host::open(context)?;
+    let known = host.profile(&args.profile)?;
+    let failed = |error| Problem::from_error(Kind::Runtime, "profile", &error);
+    let links = Profile::open(&host.converger.link(&args.profile)).map_err(failed)?;
+    let current = links.current().map_err(failed)?.map(|generation| generation.number);
+    let row = |generation: store::profile::Generation| {
+        let same = |running: &&crate::state::Running| {
+            running.generation == generation.number && running.path == generation.path
+        };
+        let running = known.running.iter().chain(&known.confirmed).find(same);
+        Row {
+            generation: generation.number,
+            current: current == Some(generation.number),
+            created: generation.created.into(),
+            version: running.and_then(|running| running.version).map(|version| version.version),
+            path: generation.path,
+        }
+    };
+    let generations = links.generations().map_err(failed)?.into_iter().map(row).collect();
+    let listed = Listed { schema: "generations.v1", profile: args.profile.clone(), generations };
+    if context.output.is_json() {
+        return context.output.json(&listed);
+    }
+    for row in &listed.generations {
+        let mark = if row.current { '*' } else { ' ' };
+        let version = row.version.map_or("-".to_owned(), |version| format!("#{version}"));
+        let line =
+            format!("{mark} {:>5}  {}  {version:>6}  {}", row.generation, row.created, row.path);
+        context.output.data(&line)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! `agent run`: goes round, lets every profile follow its orders, and reports.
+//!
+//! One task owns the rounds, one each profile, one the reports. A registry that is slow, down or
+//! hostile keeps none of the others from going on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::id::ProfileName;
+use shared::problem::Problem;
+use shared::report::ProfileReport;
+use store::substitute::Observer;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::client::{ClosureSource, News, Source, TrustFacts, chain};
+use crate::config::Settings;
+use crate::converge::{Converger, Order};
+use crate::report::{self, Reporter, SendError};
+use crate::rounds::{Round, Rounds};
+
+/// How often a host says that it is still there.
+const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// How long changes are gathered before they are reported.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// How long the longest pause between two rounds is while no source is good.
+const MAX_BACKOFF: Duration = Duration::from_secs(900);
+
+/// How long a stopping daemon waits for what must come to its end.
+const DRAIN: Duration = Duration::from_secs(600);
+
+/// A profile's task, and the end of its orders.
+struct Follower {
+    orders: watch::Sender<Option<Order>>,
+    task: JoinHandle<()>,
+}
+
+/// Runs until cancelled.
+pub(crate) async fn run(settings: &Settings, cancel: &CancellationToken) -> Result<(), Problem> {
+    let mut rounds = Rounds::new(settings)?;
+    let recovered = rounds.converger().recover().await.map_err(|error| error.problem())?;
+    tracing::info!(
+        host.name = %settings.host.name, profiles = recovered.len(),
+        "the agent runs; the journal agrees with the host"
+    );
+    let changed = Arc::new(Notify::new());
+    let (facts, facts_seen) = watch::channel(rounds.client().record().facts);
+    let reports = start_reports(settings, &rounds, facts_seen, &changed, cancel);
+    let mut followers = BTreeMap::new();
+    let observer: Observer = Arc::new(|_| ());
+    let mut failures = 0;
+    while !cancel.is_cancelled() {
+        let started = tokio::time::Instant::now();
+        let wait = settings.registry.wait;
+        let round = tokio::select! {
+            // Cancel safe: a round that is dropped has committed what it verified or nothing.
+            () = cancel.cancelled() => break,
+            round = rounds.round(wait, &observer) => round.map_err(|error| error.problem())?,
+        };
+        failures = if round.trouble.is_some() { failures + 1 } else { 0 };
+        tell(&round, failures);
+        facts.send_replace(rounds.client().record().facts);
+        let pause = pause(settings, &round, failures, started.elapsed());
+        for order in round.orders {
+            follow(&mut followers, order, &rounds, &changed, cancel);
+        }
+        tokio::select! {
+            // Cancel safe: both only wait.
+            () = cancel.cancelled() => break,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+    drain(followers, reports).await;
+    tracing::info!("the agent stops; what runs goes on");
+    Ok(())
+}
+
+/// Tells of trouble once when it begins, and when it ends.
+fn tell(round: &Round, failures: u32) {
+    match &round.trouble {
+        Some(trouble) if failures == 1 => {
+            tracing::warn!(code = %trouble.code(), "no source is good: {}", chain(trouble));
+        }
+        Some(trouble) => {
+            tracing::debug!(code = %trouble.code(), failures, "no source is good: {}", chain(trouble));
+        }
+        None => {}
+    }
+}
+
+/// Returns how long to wait for the next round: jittered, so that no fleet polls in step.
+fn pause(settings: &Settings, round: &Round, failures: u32, taken: Duration) -> Duration {
+    let poll = settings.registry.poll;
+    if failures > 0 {
+        let doubled = poll.saturating_mul(1 << (failures - 1).min(8));
+        return doubled.min(MAX_BACKOFF.max(poll)).mul_f64(rand::random_range(0.5..1.0));
+    }
+    // A registry that held the request back is asked again at once; one that did not would spin.
+    let held_back = !settings.registry.wait.is_zero() && taken >= settings.registry.wait / 2;
+    let long_poll = !settings.registry.wait.is_zero() && round.news == News::Some;
+    if held_back || long_poll {
+        return Duration::from_millis(rand::random_range(0..500));
+    }
+    poll.mul_f64(rand::random_range(0.8..1.2))
+}
+
+fn follow(
+    followers: &mut BTreeMap<ProfileName, Follower>,
+    order: Order,
+    rounds: &Rounds,
+    changed: &Arc<Notify>,
+    cancel: &CancellationToken,
+) {
+    let follower = followers.entry(order.profile.clone()).or_insert_with(|| {
+        let (orders, seen) = watch::channel(None);
+        let (converger, closures) = (rounds.converger().clone(), rounds.client().closures());
+        let (changed, cancel) = (Arc::clone(changed), cancel.clone());
+        let task = tokio::spawn(follow_orders(converger, closures, seen, changed, cancel));
+        Follower { orders, task }
+    });
+    // A new order ends a fetch for an older one, so only what differs is sent.
+    follower.orders.send_if_modified(|current| {
+        let same = current.as_ref().is_some_and(|current| {
+            current.group == order.group
+                && current.desired == order.desired
+                && current.caches.locations == order.caches.locations
+        });
+        if !same {
+            *current = Some(order);
+        }
+        !same
+    });
+}
+
+async fn follow_orders(
+    converger: Converger,
+    closures: ClosureSource,
+    orders: watch::Receiver<Option<Order>>,
+    changed: Arc<Notify>,
+    cancel: CancellationToken,
+) {
+    let told = |outcome: Result<crate::state::Profile, crate::converge::ConvergeError>| {
+        if let Err(error) = outcome {
+            tracing::error!(error = %chain(&error), "cannot drive a profile");
+        }
+        changed.notify_one();
+    };
+    converger.follow(orders, &closures, &cancel, told).await;
+}
+
+fn start_reports(
+    settings: &Settings,
+    rounds: &Rounds,
+    facts: watch::Receiver<Option<TrustFacts>>,
+    changed: &Arc<Notify>,
+    cancel: &CancellationToken,
+) -> JoinHandle<()> {
+    let sources = rounds.client().sources().to_vec();
+    let (settings, converger) = (settings.clone(), rounds.converger().clone());
+    let (changed, cancel) = (Arc::clone(changed), cancel.clone());
+    tokio::spawn(async move {
+        let work = send_reports(&settings, &sources, &converger, facts, &changed);
+        // Cancel safe: a report that is cut off is one that was lost on the way.
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = work => {}
+        }
+    })
+}
+
+/// Reports every change, and now and then that nothing changed.
+async fn send_reports(
+    settings: &Settings,
+    sources: &[Source],
+    converger: &Converger,
+    facts: watch::Receiver<Option<TrustFacts>>,
+    changed: &Notify,
+) {
+    let mut sent: Option<Vec<ProfileReport>> = None;
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    loop {
+        let beat = tokio::select! {
+            // Cancel safe: a notice and a tick are kept until they are taken.
+            () = changed.notified() => false,
+            _ = heartbeat.tick() => true,
+        };
+        tokio::time::sleep(GATHER).await;
+        let Ok(profiles) = converger.profiles() else { continue };
+        let told = report::profile_reports(&profiles);
+        if !beat && sent.as_ref() == Some(&told) {
+            continue;
+        }
+        let facts = *facts.borrow();
+        let result = match Reporter::new(settings, sources) {
+            Ok(reporter) => reporter.send(told.clone(), facts.as_ref()).await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(()) => sent = Some(told),
+            Err(error) => tell_unsent(&error),
+        }
+    }
+}
+
+fn tell_unsent(error: &SendError) {
+    match error {
+        // Whoever did not enrol chose so, and was told.
+        SendError::NotEnrolled(_) => tracing::debug!("not enrolled, so nothing is reported"),
+        error => tracing::debug!(error = %chain(error), "a report was not sent"),
+    }
+}
+
+/// Lets switches come to their end; fetches have ended with the cancellation.
+async fn drain(followers: BTreeMap<ProfileName, Follower>, reports: JoinHandle<()>) {
+    let ended = async {
+        for Follower { orders, task } in followers.into_values() {
+            drop(orders);
+            drop(task.await);
+        }
+        drop(reports.await);
+    };
+    if tokio::time::timeout(DRAIN, ended).await.is_err() {
+        tracing::warn!("a profile's task did not end in time; the journal knows how far it was");
+    }
+}
