@@ -72,7 +72,9 @@ fn every_file_has_a_line_in_the_table() {
 
 #[test]
 fn what_nix_wrote_is_written_to_the_same_bytes() {
-    for folder in ["cache-xz", "cache-zstd", "cache-none", "cache-ca", "cache-ca-2.8"] {
+    for folder in
+        ["cache-xz", "cache-zstd", "cache-none", "cache-ca", "cache-ca-2.8", "cache-bzip2-2.8"]
+    {
         for (name, narinfo) in cache(folder) {
             assert_eq!(narinfo.to_string(), text(&name), "{name}");
         }
