@@ -16,6 +16,7 @@ mod completions;
 mod config;
 mod group;
 mod history;
+mod host;
 mod hosts;
 mod init;
 mod key;
@@ -95,6 +96,8 @@ pub(crate) enum Command {
     Publish(publish::Command),
     #[command(subcommand)]
     Manifest(manifest::Command),
+    #[command(subcommand)]
+    Host(host::Command),
     Hosts(hosts::Args),
     History(history::Args),
     #[command(subcommand)]
@@ -170,6 +173,7 @@ async fn dispatch(command: Command, context: &Context<'_>) -> Result<(), Problem
         Command::Key(command) => key::run(command, context),
         Command::Publish(command) => publish::run(command, context).await,
         Command::Manifest(command) => manifest::run(command, context).await,
+        Command::Host(command) => host::run(command, context),
         Command::Hosts(args) => hosts::run(args, context).await,
         Command::History(args) => history::run(args, context).await,
         Command::Cache(command) => cache::run(command, context).await,

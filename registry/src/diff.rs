@@ -82,13 +82,14 @@ pub(crate) fn diff(before: &Closure, after: &Closure) -> Diff {
 }
 
 impl Diff {
-    /// Writes one line for each package, then a line for the whole.
-    pub(crate) fn render(&self) -> String {
-        let width = self.packages.iter().map(|package| package.name.len()).max().unwrap_or(0);
-        let moves: Vec<String> = self.packages.iter().map(Package::versions).collect();
+    /// Writes one line for each package, up to so many, then a line for the whole.
+    pub(crate) fn render(&self, most: usize) -> String {
+        let shown = self.packages.get(..most).unwrap_or(&self.packages);
+        let width = shown.iter().map(|package| package.name.len()).max().unwrap_or(0);
+        let moves: Vec<String> = shown.iter().map(Package::versions).collect();
         let wide = moves.iter().map(|text| text.chars().count()).max().unwrap_or(0);
         let mut text = String::new();
-        for (package, versions) in self.packages.iter().zip(&moves) {
+        for (package, versions) in shown.iter().zip(&moves) {
             let sign = match package.change {
                 Change::Changed => "~".yellow().to_string(),
                 Change::Rebuilt => "=".dimmed().to_string(),
@@ -97,6 +98,10 @@ impl Diff {
             };
             let size = human::size_change(package.size_before, package.size_after);
             text.push_str(&format!("{sign} {:<width$}  {versions:<wide$}  {size}\n", package.name));
+        }
+        let hidden = self.packages.len() - shown.len();
+        if hidden > 0 {
+            text.push_str(&format!("  and {hidden} more\n"));
         }
         text.push_str(&self.summary());
         text.push('\n');
@@ -131,16 +136,19 @@ impl Diff {
 
 impl Package {
     fn versions(&self) -> String {
-        let list = |versions: &[String]| match versions {
-            [] => "∅".to_owned(),
-            [only] if only.is_empty() => "ε".to_owned(),
-            several => several.join(", "),
+        let list = |versions: &[String]| {
+            let named: Vec<&str> = versions
+                .iter()
+                .map(|version| if version.is_empty() { "no version" } else { version.as_str() })
+                .collect();
+            if named == ["no version"] { String::new() } else { named.join(", ") }
         };
+        let (before, after) = (list(&self.before), list(&self.after));
         match self.change {
-            Change::Rebuilt => format!("{} rebuilt", list(&self.after)),
-            Change::Changed | Change::Added | Change::Removed => {
-                format!("{} → {}", list(&self.before), list(&self.after))
-            }
+            Change::Rebuilt => format!("{after} rebuilt").trim_start().to_owned(),
+            Change::Added => after,
+            Change::Removed => before,
+            Change::Changed => format!("{before} → {after}"),
         }
     }
 }
@@ -231,12 +239,22 @@ mod tests {
         expect![[r#"
             ~ nginx       1.27.0 → 1.27.1  +97.6 KiB
             ~ openssl     3.3.1 → 3.3.2    +0 B
-            = app-unit    ε rebuilt        +100 B
-            + otel-agent  ∅ → 0.9          +195.3 KiB
-            - old-tool    1 → ∅            -800 B
+            = app-unit    rebuilt          +100 B
+            + otel-agent  0.9              +195.3 KiB
+            - old-tool    1                -800 B
             2 changed, 1 rebuilt, 1 added, 1 removed · closure 44.1 MiB (+292.2 KiB) · a host downloads 4.8 MiB in 4 paths
         "#]]
-        .assert_eq(&anstream::adapter::strip_str(&told.render()).to_string());
+        .assert_eq(&anstream::adapter::strip_str(&told.render(40)).to_string());
+    }
+
+    #[test]
+    fn a_long_list_is_cut_and_the_rest_counted() {
+        let after = closure(&[('1', "a-1", 10, None), ('2', "b-1", 10, None)]);
+        let text = diff(&Closure::new(), &after).render(1);
+        assert_eq!(
+            anstream::adapter::strip_str(&text).to_string().lines().nth(1),
+            Some("  and 1 more")
+        );
     }
 
     #[test]

@@ -70,6 +70,8 @@ fn write_file(path: &Path, bytes: &[u8], readers: Readers, existing: Existing) -
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
+    // The parent of a bare name is the empty path, which cannot be opened.
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let temporary =
         folder.join(format!(".{}.{:016x}", name.to_string_lossy(), rand::random::<u64>()));
     let mode = match readers {

@@ -173,7 +173,8 @@ pub(crate) fn changes(before: Option<&Policy>, after: &Policy) -> Vec<String> {
             .filter_map(|(name, json)| Some(format!("{name} {}", json.ok()?)));
         profiles.chain(caches).chain(builders).chain(enrolment).chain(rest).collect()
     };
-    let (old, new) = (before.map(lines).unwrap_or_default(), lines(after));
+    let nothing = || lines(&empty(after.realm.clone(), after.group.clone(), after.version));
+    let (old, new) = (before.map_or_else(nothing, lines), lines(after));
     let gone = old.iter().filter(|line| !new.contains(line)).map(|line| format!("- {line}"));
     let come = new.iter().filter(|line| !old.contains(line)).map(|line| format!("+ {line}"));
     gone.chain(come).collect()
@@ -265,9 +266,7 @@ mod tests {
             + profile system: take, activation nixos, privileged, epoch 0
             + profile web: take, activation exec or none, epoch 0
             + cache https://a.example with priority 40
-            + cache https://b.example with priority 41
-            + windows {"fetch":[],"switch":[],"reboot":[]}
-            + rollout {"max_wave_percent":100,"min_soak":0,"default":null}"#]]
+            + cache https://b.example with priority 41"#]]
         .assert_eq(&changes(None, &before).join("\n"));
         expect![[r#"
             - profile web: take, activation exec or none, epoch 0

@@ -35,6 +35,9 @@ use crate::{
 /// How often a publication is made anew because someone else of the role was faster.
 const ATTEMPTS: usize = 5;
 
+/// How many packages are told one by one.
+const PACKAGES: usize = 40;
+
 /// What is to be published.
 #[derive(Debug)]
 pub(crate) struct Request {
@@ -298,7 +301,7 @@ fn tell(
     let before = plan.current.as_ref().map_or(0, |current| current.version.get());
     output.say(&format!("Manifest  {} {before} → {}", request.target, plan.manifest.version));
     if let Some(diff) = diff {
-        for line in diff.render().lines() {
+        for line in diff.render(PACKAGES).lines() {
             output.say(&format!("  {line}"));
         }
     }

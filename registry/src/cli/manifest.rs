@@ -53,7 +53,7 @@ fn render(target: &TargetPath, manifest: &Manifest, role: &str, signers: &[Strin
     let mut text = format!("{target} {}\n", manifest.version);
     let mut line = |label: &str, value: &str| {
         if !value.is_empty() {
-            text.push_str(&format!("{label:<12}{value}\n"));
+            text.push_str(&format!("{label:<14}{value}\n"));
         }
     };
     line("note", &manifest.note);
