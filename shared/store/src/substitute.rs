@@ -49,7 +49,7 @@ pub struct Sources {
 pub struct Limits {
     /// Most downloads at the same time.
     pub connections: usize,
-    /// Most decoders at the same time; each takes a thread and up to some ten MiB.
+    /// Most decoders at the same time; each takes a thread and some 10 MiB.
     pub decoders: usize,
     /// Bytes that must stay free on the file system of the store.
     pub min_free: u64,
@@ -62,8 +62,8 @@ impl Default for Limits {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             connections: 12,
-            // More than four would need more memory than is promised, for little gain.
-            decoders: cores.min(4),
+            // Each xz decoder takes 9 MiB; three keep up with a fast network.
+            decoders: cores.min(3),
             min_free: 0,
             patience: Duration::from_secs(3600),
         }

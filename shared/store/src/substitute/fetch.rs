@@ -137,11 +137,11 @@ impl Run {
         let hinted = Offer::from_hints(entry, hints, cache.name(), trusted);
         let mut tried = None;
         if let Some(offer) = hinted {
-            let url = offer.url.clone();
+            let file = (offer.url.clone(), offer.compression);
             match self.take(cache, offer).await {
                 Err(Failure::Cache(cause)) if !self.cancelled.is_cancelled() => {
                     tracing::debug!(path = %entry.path(), %cause, "a hint led nowhere");
-                    tried = Some((url, cause));
+                    tried = Some((file, cause));
                 }
                 result => return result,
             }
@@ -150,7 +150,11 @@ impl Run {
         let offer = Offer::from_narinfo(entry, narinfo.ok_or(FaultCause::Absent)?, trusted)?;
         match tried {
             // The cache itself says the same: asking it again would end in the same way.
-            Some((url, cause)) if url == offer.url => Err(cause.into()),
+            Some(((url, compression), cause))
+                if url == offer.url && compression == offer.compression =>
+            {
+                Err(cause.into())
+            }
             _ => self.take(cache, offer).await,
         }
     }
