@@ -6,7 +6,11 @@
 #[cfg(test)]
 mod caches;
 #[cfg(test)]
+mod failover;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod hostile_cache;
 #[cfg(test)]
 mod house;
 #[cfg(test)]
@@ -15,3 +19,5 @@ mod local_store;
 mod publish;
 #[cfg(test)]
 mod purity;
+#[cfg(test)]
+mod substitution;
