@@ -8,6 +8,7 @@
 pub mod archive;
 pub mod cache;
 pub mod decompress;
+mod folder;
 pub mod local;
 pub mod lock;
 pub mod profile;

@@ -148,3 +148,38 @@ fn a_collector_at_work_hears_of_new_roots() {
     both.nix.verify();
     drop(store);
 }
+
+/// Adders of both kinds want the same paths while a collector runs over and over.
+#[test]
+fn adders_and_collectors_of_both_kinds_run_at_the_same_time() {
+    let both = Both::new();
+    let trees: Vec<_> = (0..3).map(|number| both.tree(&format!("tree-{number}"))).collect();
+    let kept = both.add(&both.file("kept", "x"), &[]);
+    LocalStore::open(&both.root).unwrap().add_root("kept", &parse(&kept)).unwrap();
+    for _ in 0..4 {
+        let mut running = Vec::new();
+        for tree in trees.iter().chain(&trees) {
+            let mut ours = tests::shoal("agent");
+            ours.args(["store", "add", "--root"]).arg(&both.root).arg(tree);
+            let mut theirs = both.nix.command("nix-store");
+            theirs.arg("--add").arg(tree);
+            running.push(ours);
+            running.push(theirs);
+        }
+        let mut collector = both.nix.command("nix-store");
+        collector.arg("--gc");
+        running.insert(5, collector);
+        let start = |command: &mut Command| {
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let children: Vec<_> = running.iter_mut().map(start).collect();
+        for (child, command) in children.into_iter().zip(&running) {
+            let output = child.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{command:?}: {said}");
+        }
+        both.nix.verify();
+        both.agent(&["verify", "--check-contents"]).ok();
+        assert!(both.nix.valid_paths().contains(&kept));
+    }
+}

@@ -116,6 +116,24 @@ fn a_plain_user_has_a_store_of_their_own() {
 }
 
 #[test]
+fn whoever_may_only_read_a_store_reads_it() {
+    let both = Both::new();
+    let path = both.add(&both.file("x", "x"), &[]);
+    let script = r#"
+        chmod -R a-w "$ROOT"
+        if touch "$ROOT/nix/var/nix/db/x" 2> /dev/null; then exit 1; fi
+        "$AGENT" store verify --check-contents --root "$ROOT"
+        code=0; "$AGENT" store add --root "$ROOT" "$1" || code=$?
+        chmod -R u+w "$ROOT"
+        echo "add: $code"
+    "#;
+    let ran = self::script(&both, PLAIN, script, &[&both.folder.path().join("x")]);
+    assert!(ran.stdout.contains("add: 3"), "{ran}");
+    ran.ok();
+    assert_eq!(both.nix.valid_paths(), [path]);
+}
+
+#[test]
 fn kill_9_at_any_point_leaves_a_flawless_store() {
     let both = Both::new();
     let source = both.folder.path().join("many");

@@ -10,7 +10,7 @@ use shared::nix::{
     nar::{self, Node, ReadError, Visit},
 };
 
-use super::{LocalStore, LocalStoreError, PathLocks, layout::io_error};
+use super::{LocalStore, LocalStoreError, PathLocks, error::is_disk_full, layout::io_error};
 use crate::archive::{UnpackError, Unpacker, remove_tree};
 
 /// Bytes that are asked of the source at once.
@@ -97,7 +97,7 @@ impl ImportError {
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
         match self {
-            Self::Unpack { source, .. } => super::is_disk_full(&source.source),
+            Self::Unpack { source, .. } => is_disk_full(&source.source),
             Self::Store(error) => error.is_disk_full(),
             Self::Source { .. }
             | Self::Malformed { .. }

@@ -1,9 +1,9 @@
 //! Where everything of a store lies, and how it is made when it is not there.
 
 use std::{
-    fs::{self, DirBuilder, Permissions},
+    fs::{self, Permissions},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -11,7 +11,10 @@ use rustix::fs::FallocateFlags;
 use shared::nix::{STORE_DIR, StorePath};
 
 use super::LocalStoreError;
-use crate::lock::open_lock_file;
+use crate::{
+    folder::{create_dir, sync_parent},
+    lock::open_lock_file,
+};
 
 /// Size of `db/reserved`, which Nix gives up when a full disk keeps it from collecting garbage.
 const RESERVED_LEN: u64 = 8 * 1024 * 1024;
@@ -76,7 +79,7 @@ impl Layout {
             state.join("profiles/per-user"),
             state.join("gcroots/per-user"),
         ] {
-            create_dir(&path)?;
+            create_dir(&path).map_err(io_error("make", &path))?;
         }
         self.reserve_space();
         Ok(())
@@ -99,22 +102,6 @@ impl Layout {
     }
 }
 
-/// Makes a directory and its parents with mode 0755, whatever the process's mask says.
-pub(crate) fn create_dir(path: &Path) -> Result<(), LocalStoreError> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = path.parent() {
-        create_dir(parent)?;
-    }
-    match DirBuilder::new().mode(0o755).create(path) {
-        Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o755))
-            .map_err(io_error("set the mode of", path)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        Err(error) => Err(io_error("make", path)(error)),
-    }
-}
-
 /// Writes a small file so that it is there whole or not at all, also after a power cut.
 pub(super) fn write_whole(path: &Path, contents: &[u8]) -> Result<(), LocalStoreError> {
     let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
@@ -125,15 +112,7 @@ pub(super) fn write_whole(path: &Path, contents: &[u8]) -> Result<(), LocalStore
         fs::rename(&temporary, path)
     });
     written.map_err(io_error("write", path))?;
-    sync_parent(path)
-}
-
-/// Puts the directory entries beside `path` on disk.
-pub(super) fn sync_parent(path: &Path) -> Result<(), LocalStoreError> {
-    let Some(parent) = path.parent() else { return Ok(()) };
-    fs::File::open(parent)
-        .and_then(|directory| directory.sync_all())
-        .map_err(io_error("sync", parent))
+    sync_parent(path).map_err(io_error("sync the folder of", path))
 }
 
 /// Returns what makes an error of a failed `action` on `path`.

@@ -2,7 +2,7 @@
 
 use shared::problem::{Kind, Problem};
 
-use super::{LocalStoreError, is_disk_full};
+use super::{LocalStoreError, error::is_disk_full};
 use crate::{lock::LockError, profile::ProfileError};
 
 impl LocalStoreError {

@@ -27,6 +27,9 @@ impl LocalStore {
     /// or disk fails; nothing is changed then.
     pub fn register(&self, infos: &[PathInfo]) -> Result<(), LocalStoreError> {
         let writer = self.writer()?;
+        if infos.is_empty() {
+            return Ok(());
+        }
         check_acyclic(infos)?;
         let mut outputs = BTreeMap::new();
         for info in infos {
@@ -47,25 +50,43 @@ impl LocalStore {
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed(ACTION))?;
-        let mut ids = BTreeMap::new();
-        for info in infos {
-            ids.insert(info.path.clone(), add_path(&transaction, info)?);
-        }
-        for info in infos {
-            add_references(&transaction, info, &mut ids)?;
-            if let Some(outputs) = outputs.get(&info.path) {
-                add_outputs(&transaction, &info.path, outputs, &ids)?;
-            }
-        }
+        insert(&transaction, infos, &outputs)?;
         transaction.commit().map_err(failed(ACTION))
     }
 }
 
-/// Adds one row, or completes the one that is there; returns its id.
-fn add_path(transaction: &Transaction<'_>, info: &PathInfo) -> Result<i64, LocalStoreError> {
-    if let Some(id) = complete_path(transaction, info)? {
-        return Ok(id);
+/// Inserts first all paths, then what is between them.
+fn insert(
+    transaction: &Transaction<'_>,
+    infos: &[PathInfo],
+    outputs: &BTreeMap<&StorePath, Vec<Output>>,
+) -> Result<(), LocalStoreError> {
+    let mut ids = BTreeMap::new();
+    let mut known = Vec::new();
+    for info in infos {
+        let id = match complete_path(transaction, info)? {
+            Some(id) => {
+                known.push((&info.path, id));
+                id
+            }
+            None => add_path(transaction, info)?,
+        };
+        ids.insert(info.path.clone(), id);
     }
+    for info in infos {
+        add_references(transaction, info, &mut ids)?;
+        if let Some(outputs) = outputs.get(&info.path) {
+            add_outputs(transaction, &info.path, outputs, &ids)?;
+        }
+    }
+    for (path, id) in known {
+        check_known(transaction, path, id)?;
+    }
+    Ok(())
+}
+
+/// Adds one row; returns its id.
+fn add_path(transaction: &Transaction<'_>, info: &PathInfo) -> Result<i64, LocalStoreError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let sql = "INSERT INTO ValidPaths (path, hash, registrationTime, deriver, narSize, sigs, ca)
                VALUES (:path, :hash, :time, :deriver, :size, :sigs, :ca)";
@@ -83,7 +104,7 @@ fn add_path(transaction: &Transaction<'_>, info: &PathInfo) -> Result<i64, Local
         .map_err(failed(ACTION))
 }
 
-/// Gives the row of a path that is valid already what it lacks; returns its id.
+/// Gives the row of a path that is valid already what it lacks; returns its id, if it is.
 ///
 /// Nix overwrites such a row, and so can lose that a path was built here, or who signed it. Nothing
 /// is taken away here: the contents are the same, so every statement about them stays true.
@@ -137,11 +158,29 @@ fn add_references(
             })?;
             ids.insert(reference.clone(), id);
         }
-        let sql = "INSERT OR REPLACE INTO Refs (referrer, reference) VALUES (?1, ?2)";
+        let sql = "INSERT OR IGNORE INTO Refs (referrer, reference) VALUES (?1, ?2)";
         let mut statement = transaction.prepare_cached(sql).map_err(failed(ACTION))?;
         statement.execute([ids.get(&info.path), ids.get(reference)]).map_err(failed(ACTION))?;
     }
     Ok(())
+}
+
+/// Refuses references that go round through a path that was valid before and gained references.
+///
+/// What refers to it may be valid already as well, and so be none of those that are registered.
+fn check_known(
+    transaction: &Transaction<'_>,
+    path: &StorePath,
+    id: i64,
+) -> Result<(), LocalStoreError> {
+    let sql = "WITH RECURSIVE below(id) AS (
+                   SELECT reference FROM Refs WHERE referrer = ?1 AND reference <> ?1
+                   UNION
+                   SELECT reference FROM Refs JOIN below ON referrer = below.id
+               ) SELECT count(*) FROM below WHERE id = ?1";
+    let mut statement = transaction.prepare_cached(sql).map_err(failed(ACTION))?;
+    let found: i64 = statement.query_row([id], |row| row.get(0)).map_err(failed(ACTION))?;
+    if found == 0 { Ok(()) } else { Err(LocalStoreError::Cycle(path.clone())) }
 }
 
 fn add_outputs(
@@ -168,7 +207,7 @@ fn join(signatures: BTreeSet<String>) -> Option<String> {
 
 /// Refuses references that go round among `infos`; a path may refer to itself.
 ///
-/// References to other paths cannot close a circle: those are valid, and so is all they refer to.
+/// References to other paths lead to what was valid before; see [`check_known`] for the way back.
 fn check_acyclic(infos: &[PathInfo]) -> Result<(), LocalStoreError> {
     let mut waiting: BTreeMap<&StorePath, usize> = BTreeMap::new();
     let mut referrers: BTreeMap<&StorePath, Vec<&StorePath>> = BTreeMap::new();

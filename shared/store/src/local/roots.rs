@@ -12,10 +12,8 @@ use shared::nix::{
     hash::{Algorithm, Hasher},
 };
 
-use super::{
-    LocalStore, LocalStoreError,
-    layout::{create_dir, io_error, sync_parent},
-};
+use super::{LocalStore, LocalStoreError, layout::io_error};
+use crate::folder::{create_dir, sync_parent};
 
 /// Our own folder below `gcroots`.
 const FOLDER: &str = "shoal";
@@ -32,7 +30,7 @@ impl LocalStore {
         self.add_temp_roots(&[path.clone()].into())?;
         let link = self.own_root(name)?;
         if let Some(folder) = link.parent() {
-            create_dir(folder)?;
+            create_dir(folder).map_err(io_error("make", folder))?;
         }
         replace_symlink(Path::new(&path.to_string()), &link)
     }
@@ -44,7 +42,7 @@ impl LocalStore {
     pub fn remove_root(&self, name: &str) -> Result<(), LocalStoreError> {
         let link = self.own_root(name)?;
         match fs::remove_file(&link) {
-            Ok(()) => sync_parent(&link),
+            Ok(()) => sync_parent(&link).map_err(io_error("sync the folder of", &link)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(io_error("remove", &link)(error)),
         }
@@ -76,7 +74,7 @@ impl LocalStore {
         let mut hasher = Hasher::new(Algorithm::Sha1);
         hasher.update(link.as_os_str().as_bytes());
         let folder = self.layout.roots_dir().join("auto");
-        create_dir(&folder)?;
+        create_dir(&folder).map_err(io_error("make", &folder))?;
         replace_symlink(&link, &folder.join(base32::encode(hasher.finish().as_bytes())))
     }
 
@@ -107,6 +105,6 @@ fn replace_symlink(target: &Path, link: &Path) -> Result<(), LocalStoreError> {
     }
     symlink(target, &temporary)
         .and_then(|()| fs::rename(&temporary, link))
-        .map_err(io_error("link", link))?;
-    sync_parent(link)
+        .and_then(|()| sync_parent(link))
+        .map_err(io_error("link", link))
 }

@@ -1,6 +1,6 @@
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read, Write as _},
+    io::{self, BufRead as _, BufReader, Read, Write as _},
     os::unix::{
         fs::{FileExt as _, PermissionsExt as _, symlink},
         net::UnixListener,
@@ -19,6 +19,7 @@ use shared::nix::{
 use tempfile::TempDir;
 
 use super::*;
+use crate::lock::LockError;
 
 struct Fixture {
     folder: TempDir,
@@ -185,6 +186,23 @@ fn all_become_valid_or_none() {
     let refused = fixture.store.register(&infos).unwrap_err();
     assert!(matches!(refused, LocalStoreError::Io { .. }), "not on disk: {refused}");
     assert_eq!(fixture.valid(), 0);
+}
+
+#[test]
+fn a_valid_path_cannot_come_to_refer_to_what_refers_to_it() {
+    let fixture = fixture();
+    let mut infos = fixture.files(0..3);
+    infos[1].references = [path(0)].into();
+    infos[2].references = [path(1), path(2)].into();
+    fixture.store.register(&infos).unwrap();
+    fixture.store.register(&infos).unwrap();
+    infos[0].references = [path(2)].into();
+    let refused = fixture.store.register(&infos[..1]).unwrap_err();
+    assert!(matches!(refused, LocalStoreError::Cycle(_)), "{refused}");
+    infos[2].references.insert(path(0));
+    fixture.store.register(&infos[2..]).unwrap();
+    let references = fixture.store.path_info(&path(2)).unwrap().unwrap().references;
+    assert_eq!(references, [path(0), path(1), path(2)].into());
 }
 
 #[test]
