@@ -88,6 +88,9 @@ pub(crate) struct Running {
     pub(crate) generation: u64,
     /// How it was put to work.
     pub(crate) activation: Activation,
+    /// Whether nobody can say that it is at work: somebody else moved the link, or a step away
+    /// from it, or back to it, failed half-way.
+    pub(crate) unsure: bool,
 }
 
 /// What the signed documents and this host's configuration ask for, all taken together.
@@ -490,6 +493,6 @@ impl Running {
             (Activation::None, Activation::Exec { .. })
             | (Activation::Exec { .. }, Activation::None) => false,
         };
-        self.path == wanted.path && same_way
+        self.path == wanted.path && same_way && !self.unsure
     }
 }

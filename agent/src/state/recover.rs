@@ -110,11 +110,12 @@ impl Profile {
         }
     }
 
-    /// Returns what is known of a generation; of a stranger's, only the path.
+    /// Returns what is known of a generation that we did not put to work ourselves just now.
     pub(crate) fn identify(&self, link: &Link) -> Running {
         let same_path = || self.confirmed.iter().rev().find(|known| known.path == link.path);
         let known = same_path().map(|known| (known.version, known.activation.clone()));
         let (version, activation) = known.unwrap_or((None, Activation::None));
-        Running { version, path: link.path.clone(), generation: link.generation, activation }
+        let (path, generation) = (link.path.clone(), link.generation);
+        Running { version, path, generation, activation, unsure: true }
     }
 }

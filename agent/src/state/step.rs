@@ -315,8 +315,9 @@ impl Profile {
                 path: wanted.path.clone(),
                 generation: *generation,
                 activation: wanted.activation.clone(),
+                unsure: false,
             }),
-            Target::Generation { running } => Some(running.clone()),
+            Target::Generation { running } => Some(Running { unsure: false, ..running.clone() }),
             Target::Nothing => None,
         };
         if let Some(running) = self.running.clone() {
@@ -348,10 +349,7 @@ impl Profile {
         };
         match &attempt.target {
             // Half stopped: nothing to go back to that was not running all along.
-            Target::Nothing => {
-                self.state = State::Failed { reason, above: self.floor };
-                self.rest()
-            }
+            Target::Nothing => self.fail(reason),
             Target::Wanted { .. } | Target::Generation { .. } => {
                 self.state = State::RollingBack { attempt: attempt.clone(), reason };
                 (self, vec![Action::RollBack(attempt)])
@@ -363,7 +361,8 @@ impl Profile {
         let State::RollingBack { attempt, reason } = &self.state else { return self.rest() };
         let (attempt, reason) = (attempt.clone(), reason.clone());
         self.refuse(&attempt, reason, now);
-        self.running = attempt.from;
+        // It was just put to work, whatever was known of it before.
+        self.running = attempt.from.map(|from| Running { unsure: false, ..from });
         self.state = State::Steady { obstacle: None };
         self.decide(now)
     }
@@ -375,6 +374,13 @@ impl Profile {
         let text = format!("{}; and going back failed: {}", cause.text, reason.text);
         let reason = Reason::new(Code::RollbackFailed, text);
         self.running = attempt.from.clone();
+        self.fail(reason)
+    }
+
+    fn fail(mut self, reason: Reason) -> (Self, Vec<Action>) {
+        if let Some(running) = &mut self.running {
+            running.unsure = true;
+        }
         self.state = State::Failed { reason, above: self.floor };
         self.rest()
     }
