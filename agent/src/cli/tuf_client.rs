@@ -131,7 +131,9 @@ async fn download(args: &TufClientArgs) -> Result<(), StepError> {
     let targets = source(args.target_base_url.as_ref(), "target-base-url")?;
     let folder = args.target_dir.as_deref().ok_or(StepError::Missing("target-dir"))?;
     for name in &args.target_name {
-        let file = folder.join(encode(name));
+        // A name of dots alone would be a folder.
+        let file =
+            folder.join(encode(name).replacen('.', "%2E", usize::from(name.starts_with('.'))));
         let known = StoredTarget {
             roles: delegated_roles(args)?,
             target: files::read(&file, MAX_FILE)?,
@@ -191,7 +193,9 @@ fn encode(name: &str) -> String {
     let mut text = String::new();
     for byte in name.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => text.push(char::from(byte)),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'~' => {
+                text.push(char::from(byte));
+            }
             _ => text.push_str(&format!("%{byte:02X}")),
         }
     }
@@ -217,7 +221,7 @@ mod tests {
     fn any_name_is_one_file_name_and_comes_back() {
         for name in ["role", "../x", "a/b%c", "ü.json", "", ".", "A?b#c"] {
             let encoded = encode(name);
-            assert!(!encoded.contains(['/', '.']), "{encoded}");
+            assert!(!encoded.contains('/'), "{encoded}");
             assert_eq!(decode(&encoded).as_deref(), Some(name));
         }
         assert_eq!(decode("%"), None);

@@ -412,7 +412,7 @@ mod tests {
             ("no bytes", |_| {}, 0, b"other", 422, "missing_target"),
             (
                 "a wrong length",
-                |role| drop(role.targets.get_mut("eu/webshop").map(|target| target.length += 1)),
+                |role| role.targets.get_mut("eu/webshop").expect("a target").length += 1,
                 0,
                 NEW,
                 422,

@@ -8,7 +8,7 @@ use sigstore_tuf::{Metadata, Role as _, Root, Snapshot, Targets, TrustedMetadata
 
 use super::error::Error;
 use super::metadata::{self, Ruled};
-use super::rules::Rules;
+use super::rules::{ForkRule, Rules};
 use super::stored::{Stored, first_seen};
 use super::threshold;
 use super::trusted::{Clock, Trusted, check_fresh};
@@ -230,7 +230,11 @@ impl Refresh {
                     what: format!("its timestamp is version {version}, ours is {known}"),
                 });
             }
-            (Some(known), Some(ours)) if version == known => same(ours, &new, name)?,
+            (Some(known), Some(ours)) if version == known => {
+                if self.rules.fork == ForkRule::Refused {
+                    same(ours, &new, name)?;
+                }
+            }
             (Some(_) | None, _) => {
                 self.set
                     .update_timestamp(&bytes, Timestamp::MIN)

@@ -37,6 +37,15 @@ pub enum FenceRule {
     AsInTuf,
 }
 
+/// What another content under a known version of the timestamp means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForkRule {
+    /// Somebody signed two truths: refuse, and say so.
+    Refused,
+    /// Nothing new: keep ours, as TUF has it.
+    Kept,
+}
+
 /// The largest file of each kind, in bytes; refused before parsing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
@@ -95,6 +104,8 @@ pub struct Rules {
     pub form: FormRule,
     /// Which names and patterns are understood.
     pub fence: FenceRule,
+    /// What another content under a known version means.
+    pub fork: ForkRule,
     /// The largest files.
     pub sizes: Sizes,
     /// How long one version may be used.
@@ -119,6 +130,7 @@ impl Rules {
             keys: KeyRule::Ed25519ByHash,
             form: FormRule::Exact,
             fence: FenceRule::Fenced,
+            fork: ForkRule::Refused,
             sizes: Sizes {
                 root: 256 * KIB,
                 timestamp: 16 * KIB,
@@ -161,6 +173,7 @@ impl Rules {
             keys: KeyRule::AsDeclared,
             form: FormRule::AsInTuf,
             fence: FenceRule::AsInTuf,
+            fork: ForkRule::Kept,
             sizes: Sizes {
                 root: 512 * KIB,
                 timestamp: 16 * KIB,
