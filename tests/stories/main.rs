@@ -20,4 +20,6 @@ mod publish;
 #[cfg(test)]
 mod purity;
 #[cfg(test)]
+mod readme;
+#[cfg(test)]
 mod substitution;
