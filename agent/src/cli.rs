@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use shared::problem::Problem;
 
-use crate::output::Output;
+use crate::output::{Life, Output};
 
 pub(crate) use self::host::Host;
 
@@ -96,6 +96,11 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Returns how long the command is meant to run.
+    pub(crate) const fn life(&self) -> Life {
+        if matches!(self, Self::Run(_)) { Life::Daemon } else { Life::Command }
+    }
+
     /// Returns the root of the store that the command writes to, if it writes to one.
     pub(crate) fn writes_to(&self, context: &Context) -> Result<Option<PathBuf>, Problem> {
         match self {

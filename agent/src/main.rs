@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 
 /// Prepares the process, which must happen before any thread starts, and runs the command.
 fn start(cli: Cli, output: &Output) -> Result<(), Problem> {
-    output::start_tracing(&cli.global);
+    output::start_tracing(&cli.global, cli.command.life());
     // Fails only if a provider is installed already, which nothing before this line does.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let context = Context { output: output.clone(), config: cli.global.config.clone() };

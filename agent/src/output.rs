@@ -126,12 +126,23 @@ impl Output {
     }
 }
 
+/// How long a run of the program is meant to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It answers and ends.
+    Command,
+    /// It stays until it is told to stop.
+    Daemon,
+}
+
 /// Starts the log on stderr: the commands' own talk is not part of it.
 ///
-/// `SHOAL_LOG` takes the filter syntax of tracing; flags set a level for our own crates.
-pub(crate) fn start_tracing(args: &GlobalArgs) {
+/// `SHOAL_LOG` takes the filter syntax of tracing; flags set a level for our own crates. Only a
+/// daemon tells of its life unasked.
+pub(crate) fn start_tracing(args: &GlobalArgs, life: Life) {
     let level = match (args.quiet, args.verbose) {
         (true, _) => "error",
+        (false, 0) if life == Life::Command => "warn",
         (false, 0) => "warn,agent=info,store=info",
         (false, 1) => "info,agent=debug,store=debug",
         (false, _) => "debug,agent=trace,store=trace",
