@@ -123,6 +123,11 @@ fn whoever_may_only_read_a_store_reads_it() {
         chmod -R a-w "$ROOT"
         if touch "$ROOT/nix/var/nix/db/x" 2> /dev/null; then exit 1; fi
         "$AGENT" store verify --check-contents --root "$ROOT"
+        chmod -R u+w "$ROOT"
+        $NIX --verify
+        rm -f "$ROOT/nix/var/nix/db/db.sqlite-"*
+        chmod -R a-w "$ROOT"
+        "$AGENT" store verify --check-contents --root "$ROOT"
         code=0; "$AGENT" store add --root "$ROOT" "$1" || code=$?
         chmod -R u+w "$ROOT"
         echo "add: $code"

@@ -4,13 +4,18 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions, Permissions},
     io,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::PathBuf,
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{OpenOptionsExt as _, PermissionsExt as _},
+    },
+    path::{Path, PathBuf},
     str::FromStr as _,
     time::Duration,
 };
 
-use rusqlite::{Connection, FileControl, OpenFlags, OptionalExtension as _, Row, config::DbConfig};
+use rusqlite::{
+    Connection, ErrorCode, FileControl, OpenFlags, OptionalExtension as _, Row, config::DbConfig,
+};
 use rustix::fs::FlockOperation;
 use shared::nix::{ContentAddress, PathInfo, STORE_DIR, Sha256, Signature, StorePath};
 
@@ -24,6 +29,8 @@ use crate::lock::{open_lock_file, wait_for};
 const SCHEMA: &str = "10";
 /// How long another process may keep the database or its lock.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// What was attempted when there is no connection yet.
+const OPEN: &str = "open the tables";
 /// Limits of the log that Nix sets too.
 const WAL_AUTOCHECKPOINT: i64 = 40_000;
 const JOURNAL_SIZE_LIMIT: i64 = 1 << 40;
@@ -51,7 +58,8 @@ impl Database {
             }
             lock(FlockOperation::NonBlockingLockShared)?;
         }
-        let connection = connect(&db_file(layout), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let connection =
+            open(&db_file(layout), OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed(OPEN))?;
         Ok(Self { connection, _big_lock: Some(big_lock) })
     }
 
@@ -72,7 +80,7 @@ impl Database {
             let path = layout.db_dir.join("schema");
             return Err(io_error("read", &path)(io::ErrorKind::NotFound.into()));
         }
-        let connection = connect(&db_file(layout), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let connection = connect_for_reading(&db_file(layout))?;
         Ok(Self { connection, _big_lock: big_lock })
     }
 
@@ -232,7 +240,7 @@ fn create(layout: &Layout) -> Result<(), LocalStoreError> {
         .open(&path)
         .and_then(|file| file.set_permissions(Permissions::from_mode(0o644)))
         .map_err(io_error("make", &path))?;
-    let connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let connection = open(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed(OPEN))?;
     connection.pragma_update(None, "journal_mode", "wal").map_err(failed(ACTION))?;
     let schema = include_str!("schema.sql");
     let migrations =
@@ -245,30 +253,51 @@ fn create(layout: &Layout) -> Result<(), LocalStoreError> {
 
 /// Opens a connection with Nix's settings, except that a commit is on disk when it returns: one
 /// transaction brings a whole closure, and what follows it, a switch, must not outlive it.
-fn connect(path: &std::path::Path, flags: OpenFlags) -> Result<Connection, LocalStoreError> {
-    const ACTION: &str = "open the tables";
-    let open = || -> rusqlite::Result<Connection> {
-        let connection =
-            Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-        connection.busy_timeout(PATIENCE)?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
-        connection.pragma_update(None, "synchronous", "full")?;
-        // The log stays when the last process leaves, as Nix wants it: readers without the right
-        // to make it then find it.
-        connection.file_control(None::<&str>, FileControl::PersistWal(&mut 1))?;
-        if flags.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
-            connection.pragma_update(None, "wal_autocheckpoint", WAL_AUTOCHECKPOINT)?;
-            connection.pragma_update_and_check(
-                None,
-                "journal_size_limit",
-                JOURNAL_SIZE_LIMIT,
-                |_| Ok(()),
-            )?;
-        }
-        connection.set_prepared_statement_cache_capacity(32);
+fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(PATIENCE)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true)?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    // The log stays when the last process leaves, as Nix wants it: readers without the right to
+    // make it then find it.
+    connection.file_control(None::<&str>, FileControl::PersistWal(&mut 1))?;
+    if flags.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
+        let limit = JOURNAL_SIZE_LIMIT;
+        connection.pragma_update(None, "wal_autocheckpoint", WAL_AUTOCHECKPOINT)?;
+        connection.pragma_update_and_check(None, "journal_size_limit", limit, |_| Ok(()))?;
+    }
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+/// Opens a connection that needs no right to write.
+fn connect_for_reading(path: &Path) -> Result<Connection, LocalStoreError> {
+    let opened = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY).and_then(|connection| {
+        connection.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
         Ok(connection)
+    });
+    let error = match opened {
+        Ok(connection) => return Ok(connection),
+        Err(error) => error,
     };
-    open().map_err(failed(ACTION))
+    let denied =
+        matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly));
+    if !denied || path.with_extension("sqlite-wal").exists() {
+        return Err(failed(OPEN)(error));
+    }
+    // The last to leave has removed the log, and we may not make a new one. Then all is in the
+    // database itself, which changes no more until a log that somebody begins has grown large.
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' => uri.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
+            byte => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    open(Path::new(&uri), flags).map_err(failed(OPEN))
 }
 
 /// Passes paths as one parameter.

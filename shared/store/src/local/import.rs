@@ -157,7 +157,8 @@ fn take(
         source,
         hasher: sha2::Sha256::new(),
         content: input_check.take(),
-        buffer: Vec::new(),
+        buffer: vec![0; usize::try_from(info.nar_size.min(BUFFER_LEN)).unwrap_or_default()],
+        filled: 0,
         position: 0,
         left: info.nar_size,
         overrun: false,
@@ -179,7 +180,7 @@ fn take(
         }
         ReadError::Visit(source) => unpack(source),
     })?;
-    if input.left > 0 || input.position < input.buffer.len() {
+    if input.left > 0 || input.position < input.filled {
         return Err(ImportError::Size { path: path(), wanted: info.nar_size, found: "smaller" });
     }
     let found = Sha256(input.hasher.finalize().into());
@@ -230,6 +231,8 @@ struct Input<'a> {
     hasher: sha2::Sha256,
     content: Option<ContentHasher>,
     buffer: Vec<u8>,
+    /// Where in the buffer the bytes end that were read.
+    filled: usize,
     position: usize,
     left: u64,
     /// Whether more was asked for than there may be.
@@ -238,25 +241,23 @@ struct Input<'a> {
 
 impl BufRead for Input<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.position == self.buffer.len() {
+        if self.position == self.filled {
             self.overrun |= self.left == 0;
-            let wanted = usize::try_from(self.left.min(BUFFER_LEN)).unwrap_or_default();
-            self.buffer.resize(wanted, 0);
-            self.position = self.buffer.len();
-            let length = self.source.read(&mut self.buffer)?;
-            self.buffer.truncate(length);
-            self.position = 0;
+            let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(self.buffer.len());
+            let length = self.source.read(self.buffer.split_at_mut(wanted).0)?;
+            (self.position, self.filled) = (0, length.min(wanted));
             self.left = self.left.saturating_sub(length as u64);
-            self.hasher.update(&self.buffer);
+            let read = self.buffer.split_at(self.filled).0;
+            self.hasher.update(read);
             if let Some(content) = &mut self.content {
-                content.nar(&self.buffer);
+                content.nar(read);
             }
         }
-        Ok(self.buffer.get(self.position..).unwrap_or_default())
+        Ok(self.buffer.get(self.position..self.filled).unwrap_or_default())
     }
 
     fn consume(&mut self, amount: usize) {
-        self.position = self.position.saturating_add(amount).min(self.buffer.len());
+        self.position = self.position.saturating_add(amount).min(self.filled);
     }
 }
 
