@@ -94,7 +94,14 @@ pub(crate) struct Settings {
 impl Settings {
     /// Gathers the settings of this run.
     pub(crate) fn load(global: &Global) -> Result<Self, Problem> {
-        Self::gather(global, &|name| std::env::var(name).ok().filter(|text| !text.is_empty()))
+        Self::gather(global, &|name| {
+            let set = std::env::var(name).ok().filter(|text| !text.is_empty());
+            // systemd gives a server no HOME; the user database knows it all the same.
+            set.or_else(|| {
+                let home = std::env::home_dir().filter(|_| name == "HOME")?;
+                home.into_os_string().into_string().ok()
+            })
+        })
     }
 
     fn gather(

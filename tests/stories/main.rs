@@ -24,4 +24,6 @@ mod purity;
 #[cfg(test)]
 mod readme;
 #[cfg(test)]
+mod registry_server;
+#[cfg(test)]
 mod substitution;

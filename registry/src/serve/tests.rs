@@ -1,4 +1,4 @@
-use std::{fs, time::Duration};
+use std::fs;
 
 use jiff::SignedDuration;
 use reqwest::{Method, StatusCode};
@@ -9,7 +9,6 @@ use shared::{
     id::{Digest, GroupName},
     report::{ProfileReport, Reason},
     state_word::StateWord,
-    time::Time,
     trust::{Clock, Refresh, Rules, Stored, StoredTarget, dsse::Envelope},
 };
 

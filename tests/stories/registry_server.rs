@@ -1,0 +1,379 @@
+//! A registry that is killed under load: what it acknowledged is there when it is back, and
+//! whatever it serves verifies.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ed25519_dalek::pkcs8::{EncodePrivateKey as _, spki::der::pem::LineEnding};
+use jiff::{SignedDuration, Timestamp};
+use reqwest::{Method, multipart};
+use shared::{
+    api::{EnrolAnswer, PublishReceipt},
+    certificate::{self, EnrolmentRequest},
+    closure::ClosureIndex,
+    health::Health,
+    id::{Digest, GroupName, HostName, ProfileName, RawKey, RealmName, System},
+    manifest::{Activation, ActivationKind, Entry, Manifest, Selector},
+    nix::{PathInfo, Sha256, StorePath, base32},
+    report::{self, Clock as HostClock, Free, Report, TrustState},
+    time::Time,
+    trust::{
+        Clock, Folder, Refresh, Rules, SigningKey, Stored, StoredTarget,
+        dsse::Envelope,
+        writer::{self, Delegation, Document, Header, Keyring, Root, Snapshot, Target, Targets},
+    },
+    version::{SoftwareVersion, VersionNumber},
+    window::Windows,
+};
+use tests::{Service, long, run, scratch, shoal};
+
+const TARGET: &str = "eu-prod/web";
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_seed(&[seed; 32])
+}
+
+fn header(version: u64) -> Header {
+    let expires = Timestamp::now().checked_add(SignedDuration::from_hours(24)).unwrap();
+    Header { realm: "main".to_owned(), version, expires: expires.into() }
+}
+
+fn signed(document: Result<Document, writer::WriteError>, seed: u8) -> Vec<u8> {
+    let mut document = document.unwrap();
+    document.sign(&key(seed));
+    document.to_bytes()
+}
+
+/// Makes the server's folder: root is key 1, targets 2, team `web` 3, snapshot 5, timestamp 6,
+/// enrolment 7.
+fn make_data(data: &Path) {
+    let metadata = data.join("r/main/metadata");
+    fs::create_dir_all(&metadata).unwrap();
+    fs::create_dir_all(data.join("keys")).unwrap();
+    for (name, seed) in [("snapshot", 5), ("timestamp", 6), ("enrolment", 7)] {
+        let key = ed25519_dalek::SigningKey::from_bytes(&[seed; 32]);
+        let pem = key.to_pkcs8_pem(LineEnding::LF).unwrap();
+        fs::write(data.join(format!("keys/{name}.pem")), pem.as_bytes()).unwrap();
+    }
+    let ring = |seed| Keyring::single(key(seed).public());
+    let root = Root {
+        header: header(1),
+        root: ring(1),
+        targets: ring(2),
+        snapshot: ring(5),
+        timestamp: ring(6),
+    };
+    let mut targets = Targets::empty("targets", header(1));
+    let patterns = vec!["eu-prod/web*".parse().unwrap()];
+    targets.delegate(Delegation { role: "web".to_owned(), ring: ring(3), patterns }).unwrap();
+    let roles = BTreeMap::from([("targets".to_owned(), 1)]);
+    let snapshot = signed(Snapshot { header: header(1), roles }.document(), 5);
+    let timestamp = writer::Timestamp {
+        header: header(1),
+        signed_at: Timestamp::now().into(),
+        snapshot: 1,
+        pin: Target::of(&snapshot),
+    };
+    for (name, bytes) in [
+        ("1.root.json", signed(root.document(), 1)),
+        ("1.targets.json", signed(targets.document(), 2)),
+        ("1.snapshot.json", snapshot),
+        ("timestamp.json", signed(timestamp.document(), 6)),
+    ] {
+        fs::write(metadata.join(name), bytes).unwrap();
+    }
+}
+
+/// What version `version` of the team's role brings.
+struct Release {
+    role: Vec<u8>,
+    manifest: Vec<u8>,
+    closure: Vec<u8>,
+}
+
+fn release(version: u32) -> Release {
+    let digest = Sha256::of(&version.to_be_bytes());
+    let hash = base32::encode(&digest.0[..20]);
+    let path = StorePath::from_base_name(&format!("{hash}-web-{version}")).unwrap();
+    let info = PathInfo {
+        path: path.clone(),
+        nar_hash: digest,
+        nar_size: 1000,
+        references: [path.clone()].into(),
+        deriver: None,
+        signatures: Vec::new(),
+        content_address: None,
+    };
+    let closure = ClosureIndex::from_paths(&path, [&info]).unwrap();
+    let selector = Selector {
+        system: System::parse("x86_64-linux").unwrap(),
+        hosts: Vec::new(),
+        labels: BTreeMap::new(),
+    };
+    let manifest = Manifest {
+        format: 1,
+        realm: RealmName::parse("main").unwrap(),
+        group: GroupName::parse("eu-prod").unwrap(),
+        profile: ProfileName::parse("web").unwrap(),
+        epoch: 0,
+        version: VersionNumber::new(version).unwrap(),
+        min_agent: SoftwareVersion::current(),
+        note: String::new(),
+        provenance: BTreeMap::new(),
+        entries: vec![Entry {
+            selector,
+            path,
+            closure: closure.digest(),
+            paths: 1,
+            nar_size: 1000,
+        }],
+        shards: None,
+        activation: Activation { kind: ActivationKind::None, timeout: 60 },
+        health: Health::default(),
+        rollout: None,
+        requires: Vec::new(),
+        windows: Windows::default(),
+        retire: None,
+    };
+    let manifest = manifest.to_bytes().unwrap();
+    let mut role = Targets::empty("web", header(version.into()));
+    role.targets = BTreeMap::from([(TARGET.to_owned(), Target::of(&manifest))]);
+    Release { role: signed(role.document(), 3), manifest, closure: closure.to_bytes() }
+}
+
+/// A running registry, and what was acknowledged by it and those before it.
+struct Registry {
+    service: Service,
+    url: String,
+    http: reqwest::Client,
+}
+
+impl Registry {
+    fn start(data: &Path) -> Self {
+        let mut command = shoal("registry");
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data);
+        let service = Service::start(&mut command, "http://");
+        let url = service.url();
+        let builder = reqwest::Client::builder().tls_certs_only([]);
+        Self { service, url, http: builder.build().unwrap() }
+    }
+
+    fn api(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("{}/api/v1/realms/main/{path}", self.url))
+    }
+
+    /// Publishes; none when the registry is gone before it answers.
+    async fn publish(&self, version: u32) -> Option<PublishReceipt> {
+        let Release { role, manifest, closure } = release(version);
+        let form = [("role", role), ("blob", manifest), ("blob", closure)]
+            .into_iter()
+            .fold(multipart::Form::new(), |form, (name, bytes)| {
+                form.part(name, multipart::Part::bytes(bytes))
+            });
+        let request = self.api(Method::PUT, "roles/web").multipart(form);
+        let request = match version {
+            1 => request.header("If-None-Match", "*"),
+            version => request.header("If-Match", format!("\"{}\"", version - 1)),
+        };
+        let response = request.send().await.ok()?;
+        let status = response.status();
+        let body = response.bytes().await.ok()?;
+        assert_eq!(status, 201, "{}", String::from_utf8_lossy(&body));
+        Some(serde_json::from_slice(&body).unwrap())
+    }
+
+    /// Sends a report; none when the registry is gone before it answers.
+    async fn report(&self, host: &Host, counter: u64) -> Option<()> {
+        let body = host.report(counter);
+        let response = self.api(Method::POST, "reports").body(body).send().await.ok()?;
+        let status = response.status();
+        let body = response.bytes().await.ok()?;
+        assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+        Some(())
+    }
+
+    async fn file(&self, path: &str) -> Option<Vec<u8>> {
+        let response = self.http.get(format!("{}/r/main/{path}", self.url)).send().await.unwrap();
+        match response.status().as_u16() {
+            200 => Some(response.bytes().await.unwrap().to_vec()),
+            404 => None,
+            status => panic!("{path}: {status}"),
+        }
+    }
+
+    /// Follows what is served as an agent does, and returns the version that is published.
+    async fn follow(&self) -> u32 {
+        let root = self.file("metadata/1.root.json").await.unwrap();
+        let clock = Clock::synchronised(Timestamp::now());
+        let rules = Rules::shoal("main");
+        let mut refresh = Refresh::new(rules, &root, Stored::default(), clock).unwrap();
+        while let Some(need) = refresh.need() {
+            let bytes = self.file(&format!("metadata/{}", need.name)).await;
+            refresh.feed(&need.name, bytes).unwrap();
+        }
+        let trusted = refresh.finish().unwrap();
+        let Some(version) = trusted.pinned_version("web") else { return 0 };
+        let mut lookup = trusted.lookup(TARGET, StoredTarget::default()).unwrap();
+        while let Some(need) = lookup.need() {
+            let folder = match need.folder {
+                Folder::Metadata => "metadata",
+                Folder::Targets => "targets",
+            };
+            let bytes = self.file(&format!("{folder}/{}", need.name)).await;
+            lookup.feed(&need.name, bytes).unwrap();
+        }
+        let manifest = lookup.finish().unwrap().target.into_inner();
+        let manifest = Manifest::parse(&manifest, SoftwareVersion::current()).unwrap();
+        assert_eq!(u64::from(manifest.version.get()), version);
+        let digest = manifest.entries[0].closure;
+        let index = self.file(&format!("closures/{digest}")).await.unwrap();
+        ClosureIndex::parse_named(&index, digest).unwrap();
+        manifest.version.get()
+    }
+
+    async fn counter(&self, host: &Host) -> u64 {
+        let request = self.api(Method::GET, &format!("hosts/{}", host.name));
+        let detail: serde_json::Value = request.send().await.unwrap().json().await.unwrap();
+        detail["report"]["counter"].as_u64().unwrap_or(0)
+    }
+}
+
+struct Host {
+    name: HostName,
+    key: SigningKey,
+    certificate: Envelope,
+}
+
+impl Host {
+    async fn enrol(registry: &Registry, data: &Path) -> Self {
+        let mut command = shoal("registry");
+        command.args(["host", "enroll-token", "--group", "eu-prod", "--data"]).arg(data);
+        let token = run(&mut command).ok().trim().to_owned();
+        let (name, key) = (HostName::parse("web-1").unwrap(), key(11));
+        let request = EnrolmentRequest {
+            format: certificate::FORMAT,
+            realm: RealmName::parse("main").unwrap(),
+            key: RawKey(*key.public().as_bytes()),
+            name: name.clone(),
+            groups: vec![GroupName::parse("eu-prod").unwrap()],
+            labels: BTreeMap::new(),
+        };
+        let payload = request.to_bytes().unwrap();
+        let request = Envelope::sign(certificate::REQUEST_PAYLOAD_TYPE, &payload, &key);
+        let body = serde_json::json!({"token": token, "request": request});
+        let response = registry.api(Method::POST, "enrol").json(&body).send().await.unwrap();
+        let EnrolAnswer { certificate } = response.json().await.unwrap();
+        Self { name, key, certificate }
+    }
+
+    fn report(&self, counter: u64) -> Vec<u8> {
+        let report = Report {
+            format: report::FORMAT,
+            realm: RealmName::parse("main").unwrap(),
+            host: RawKey(*self.key.public().as_bytes()).host_id(),
+            name: self.name.clone(),
+            boot_id: "boot".to_owned(),
+            counter,
+            nonce: None,
+            time: Time::of(Timestamp::now()),
+            agent: SoftwareVersion::current(),
+            system: System::parse("x86_64-linux").unwrap(),
+            labels: BTreeMap::new(),
+            clock: HostClock::Synchronized,
+            free: Free { store: None, boot: None },
+            trust: TrustState { root: 1, timestamp: None, snapshot: None, signed_at: None },
+            profiles: Vec::new(),
+        };
+        let payload = report.to_bytes().unwrap();
+        Envelope::sign(report::PAYLOAD_TYPE, &payload, &self.key)
+            .with_certificate(self.certificate.clone())
+            .to_bytes()
+    }
+}
+
+/// Checks the folder itself, which a mirror copies: nothing half, nothing that was not committed,
+/// every named digest right.
+fn check_folder(data: &Path, published: u32) {
+    let folder = data.join("r/main");
+    let names = |path: PathBuf| -> Vec<(String, PathBuf)> {
+        let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+        let entry = |entry: fs::DirEntry| (entry.file_name().into_string().unwrap(), entry.path());
+        entries.map(|found| entry(found.unwrap())).collect()
+    };
+    let mut roles = 0;
+    for (name, path) in names(folder.join("metadata")) {
+        assert!(!name.starts_with('.'), "{name} was left behind");
+        serde_json::from_slice::<serde_json::Value>(&fs::read(path).unwrap()).expect(&name);
+        if let Some(version) = name.strip_suffix(".web.json") {
+            assert!(version.parse::<u32>().unwrap() <= published, "{name} was never committed");
+            roles += 1;
+        }
+    }
+    assert_eq!(roles, published, "every committed version of the role stays");
+    let targets = names(folder.join("targets/eu-prod"));
+    for (name, path) in names(folder.join("closures")).into_iter().chain(targets) {
+        assert!(!name.starts_with('.'), "{name} was left behind");
+        let digest = name.split('.').next().unwrap();
+        assert_eq!(Digest::of(&fs::read(path).unwrap()).to_string(), digest);
+    }
+}
+
+#[test]
+fn a_registry_killed_under_load_loses_nothing_that_it_acknowledged() {
+    let folder = scratch();
+    let data = folder.path().join("data");
+    make_data(&data);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut registry = Registry::start(&data);
+        let host = Host::enrol(&registry, &data).await;
+        let (mut published, mut reported) = (0, 0);
+        for round in 0..if long() { 200 } else { 20 } {
+            // Publications, reports and readers, until the registry is killed under them.
+            let publishing = async {
+                let mut acknowledged = published;
+                while let Some(receipt) = registry.publish(acknowledged + 1).await {
+                    acknowledged += 1;
+                    assert_eq!(receipt.version, u64::from(acknowledged));
+                }
+                acknowledged
+            };
+            let reporting = async {
+                let mut acknowledged = reported;
+                while registry.report(&host, acknowledged + 1).await.is_some() {
+                    acknowledged += 1;
+                }
+                acknowledged
+            };
+            let id = i32::try_from(registry.service.id()).unwrap();
+            let killing = async {
+                // Primes, so that the rounds hit different moments of a publication.
+                tokio::time::sleep(Duration::from_millis(20 + round * 37 % 211)).await;
+                let process = rustix::process::Pid::from_raw(id).unwrap();
+                rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+            };
+            let (acknowledged, counted, ()) = tokio::join!(publishing, reporting, killing);
+            drop(registry.service);
+
+            registry = Registry::start(&data);
+            let served = registry.follow().await;
+            assert!(
+                served == acknowledged || served == acknowledged + 1,
+                "round {round}: {acknowledged} was acknowledged, {served} is served"
+            );
+            check_folder(&data, served);
+            let counter = registry.counter(&host).await;
+            assert!(
+                counter == counted || counter == counted + 1,
+                "round {round}: report {counted} was acknowledged, {counter} is known"
+            );
+            (published, reported) = (served, counter);
+        }
+        assert!(published > 20, "only {published} publications under load");
+        assert_eq!(registry.service.terminate(), Some(0));
+    });
+}
