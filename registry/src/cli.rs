@@ -25,6 +25,7 @@ mod publish;
 mod serve;
 mod team;
 mod trust;
+mod verify;
 
 /// Publishes signed desired state for groups of Nix machines, and collects their reports.
 #[derive(Debug, Parser)]
@@ -96,6 +97,7 @@ pub(crate) enum Command {
     Publish(publish::Command),
     #[command(subcommand)]
     Manifest(manifest::Command),
+    Verify(verify::Args),
     #[command(subcommand)]
     Host(host::Command),
     Hosts(hosts::Args),
@@ -173,6 +175,7 @@ async fn dispatch(command: Command, context: &Context<'_>) -> Result<(), Problem
         Command::Key(command) => key::run(command, context),
         Command::Publish(command) => publish::run(command, context).await,
         Command::Manifest(command) => manifest::run(command, context).await,
+        Command::Verify(args) => verify::run(args, context).await,
         Command::Host(command) => host::run(command, context),
         Command::Hosts(args) => hosts::run(args, context).await,
         Command::History(args) => history::run(args, context).await,

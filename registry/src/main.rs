@@ -33,6 +33,7 @@ mod table;
 #[cfg(test)]
 mod testing;
 mod trusted_realm;
+mod verify;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();

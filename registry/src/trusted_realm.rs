@@ -3,7 +3,10 @@
 //! The same code as in the agent decides. What was verified before is remembered in the user's
 //! state folder, so that a registry cannot take this signer back to older documents.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use jiff::Timestamp;
 use shared::{
@@ -38,9 +41,26 @@ impl TrustedRealm {
     /// # Errors
     /// When the root is not pinned here, the source cannot be reached, or it cannot be believed.
     pub(crate) async fn open(settings: &Settings, source: Source) -> Result<Self, Problem> {
+        let folder = Some(settings.state.value.join(&settings.realm.value));
+        Self::refresh(settings, source, Memory { folder }).await
+    }
+
+    /// Reads and verifies as someone would who has seen nothing before, so that every file is
+    /// read anew.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) async fn open_afresh(settings: &Settings, source: Source) -> Result<Self, Problem> {
+        Self::refresh(settings, source, Memory { folder: None }).await
+    }
+
+    async fn refresh(
+        settings: &Settings,
+        source: Source,
+        memory: Memory,
+    ) -> Result<Self, Problem> {
         let name = realm_name(settings)?;
         let pinned = pinned_root(settings)?;
-        let memory = Memory { folder: settings.state.value.join(name.as_str()) };
         let stored = memory.load("top", Stored::parse)?;
         let clock = Clock::synchronised(Timestamp::now());
         let told = |error| refused(&error);
@@ -63,11 +83,6 @@ impl TrustedRealm {
     /// Returns what was verified.
     pub(crate) fn trusted(&self) -> &Trusted {
         &self.trusted
-    }
-
-    /// Returns where the files come from.
-    pub(crate) fn source(&self) -> &Source {
-        &self.source
     }
 
     /// Returns the current version of a role that `targets` delegates to, verified but for its
@@ -223,15 +238,15 @@ async fn fetch(source: &Source, need: &Need) -> Result<Option<Vec<u8>>, Problem>
     Ok(got.map_err(|error| error.problem())?.map(Vec::from))
 }
 
-/// The state folder of one realm.
+/// What was verified before: the state folder of one realm, or nothing.
 #[derive(Debug, Clone)]
 struct Memory {
-    folder: PathBuf,
+    folder: Option<PathBuf>,
 }
 
 impl Memory {
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{name}.trust.json"))
+    fn file(folder: &Path, name: &str) -> PathBuf {
+        folder.join(format!("{name}.trust.json"))
     }
 
     fn load<T: Default>(
@@ -239,7 +254,8 @@ impl Memory {
         name: &str,
         parse: fn(&[u8]) -> Result<T, trust::StoredError>,
     ) -> Result<T, Problem> {
-        let path = self.file(name);
+        let Some(folder) = &self.folder else { return Ok(T::default()) };
+        let path = Self::file(folder, name);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
@@ -258,8 +274,9 @@ impl Memory {
 
     /// A failed write is a failed refresh: what is not remembered does not protect.
     fn save(&self, name: &str, bytes: &[u8]) -> Result<(), Problem> {
-        let path = self.file(name);
-        files::private_folder(&self.folder)
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let path = Self::file(folder, name);
+        files::private_folder(folder)
             .and_then(|()| files::write(&path, bytes, Readers::Owner, Existing::Replace))
             .map_err(|error| {
                 Problem::from_error(Kind::Runtime, "state", &error).leaves("nothing changed")
