@@ -197,7 +197,7 @@ fn flawed(root: &StorePath, survey: &Survey, urls: &[String]) -> Problem {
     let missing = survey.flawed.values().all(|flaw| *flaw == Flaw::Missing);
     let (kind, code) =
         if missing { (Kind::Negative, "missing_paths") } else { (Kind::Trust, "unvouched_paths") };
-    let what = format!("hosts could not take {flawed} of the {all} paths that `{root}` needs");
+    let what = format!("hosts could not take {flawed} of {all} paths in the closure of `{root}`");
     let mut problem = Problem::new(kind, code, what);
     let cache = |at: usize| urls.get(at).map_or("a cache", String::as_str);
     for (path, flaw) in survey.flawed.iter().take(NAMED) {

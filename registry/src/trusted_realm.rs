@@ -54,11 +54,7 @@ impl TrustedRealm {
         Self::refresh(settings, source, Memory { folder: None }).await
     }
 
-    async fn refresh(
-        settings: &Settings,
-        source: Source,
-        memory: Memory,
-    ) -> Result<Self, Problem> {
+    async fn refresh(settings: &Settings, source: Source, memory: Memory) -> Result<Self, Problem> {
         let name = realm_name(settings)?;
         let pinned = pinned_root(settings)?;
         let stored = memory.load("top", Stored::parse)?;

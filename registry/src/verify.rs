@@ -56,9 +56,8 @@ pub(crate) async fn realm(
     }
     let targets = trusted.targets().map_err(|error| roles::problem(&error))?;
     for delegation in &targets.delegations {
-        let wanted = only.is_none_or(|path| {
-            delegation.patterns.iter().any(|pattern| pattern.matches(path))
-        });
+        let wanted =
+            only.is_none_or(|path| delegation.patterns.iter().any(|pattern| pattern.matches(path)));
         if wanted {
             verifier.role(delegation, only).await?;
         }

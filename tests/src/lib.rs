@@ -12,6 +12,7 @@
 
 pub mod nix;
 pub mod process;
+pub mod realm;
 pub mod server;
 
 use std::{
@@ -22,6 +23,7 @@ use std::{
 
 pub use nix::Nix;
 pub use process::{Ran, Service, bin, python, run, run_with_input, shoal, tool};
+pub use realm::{Realm, Signer};
 pub use server::{Request, Response, Server};
 
 /// How long [`eventually`] waits; long, because a test machine may be busy with everything else.
