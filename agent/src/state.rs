@@ -336,14 +336,26 @@ pub(crate) enum Event {
     /// The switch did all that it can do now; `None` if the target is nothing.
     Activated(Option<u64>),
     /// It needs a reboot to go on.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "brought by activation `nixos`, an issue of its own")
+    )]
     NeedsReboot(u64),
     /// It failed; with the last lines of output.
     ActivationFailed(Reason, String),
     /// The one-shot boot entry has gone without a reboot into it.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "brought by activation `nixos`, an issue of its own")
+    )]
     BootEntryGone,
     /// All checks passed for long enough; also when there are none.
     Healthy,
     /// They did not in time.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "brought by health checks, an issue of their own")
+    )]
     Unhealthy(Reason),
     /// The previous generation is active again; `None` if there was none.
     RolledBack,

@@ -64,7 +64,7 @@ fn transition(mut profile: Profile, event: Event, now: Timestamp) -> (Profile, V
         Event::RolledBack => profile.rolled_back(now),
         Event::RollbackFailed(reason, log) => {
             profile.log(log);
-            profile.rollback_failed(reason)
+            profile.rollback_failed(&reason)
         }
         Event::Retry => profile.retry(now),
         Event::RollBack(running) => profile.go_back(running),
@@ -367,11 +367,11 @@ impl Profile {
         self.decide(now)
     }
 
-    fn rollback_failed(mut self, reason: Reason) -> (Self, Vec<Action>) {
+    fn rollback_failed(mut self, failure: &Reason) -> (Self, Vec<Action>) {
         let State::RollingBack { attempt, reason: cause } = &self.state else {
             return self.rest();
         };
-        let text = format!("{}; and going back failed: {}", cause.text, reason.text);
+        let text = format!("{}; and going back failed: {}", cause.text, failure.text);
         let reason = Reason::new(Code::RollbackFailed, text);
         self.running = attempt.from.clone();
         self.fail(reason)

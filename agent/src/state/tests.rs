@@ -40,6 +40,7 @@ enum End {
     CrashBefore,
     CrashBetween,
     CrashAfter,
+    NeedsReboot,
 }
 
 /// Something that may happen to the host.
@@ -53,6 +54,8 @@ enum Happening {
     Retry,
     RollBack(u8),
     Stranger(u8),
+    Reboot,
+    BootEntryGone,
 }
 
 /// A host: what would be on its disk, and the machine that drives it.
@@ -69,6 +72,7 @@ struct Host {
     good: BTreeSet<StorePath>,
     highest: Option<EpochVersion>,
     attempts: u32,
+    boots: u32,
 }
 
 impl Host {
@@ -87,6 +91,7 @@ impl Host {
             good: BTreeSet::new(),
             highest: None,
             attempts: 0,
+            boots: 1,
         };
         host.restart();
         host
@@ -100,7 +105,7 @@ impl Host {
     fn restart(&mut self) {
         self.pending.clear();
         self.profile.pin.clone_from(&self.pin);
-        let facts = Facts { link: self.link(), boot_id: "boot".into() };
+        let facts = Facts { link: self.link(), boot_id: self.boots.to_string() };
         let (profile, actions) = recover(self.profile.clone(), &facts, self.now);
         assert_ne!(profile.state, State::Starting);
         self.take(profile, actions);
@@ -192,7 +197,7 @@ impl Host {
             Action::TakeLock => {
                 self.attempts += 1;
                 let id = self.attempts.to_string();
-                Event::LockTaken(Ticket { id, boot_id: "boot".into(), link: self.link() })
+                Event::LockTaken(Ticket { id, boot_id: self.boots.to_string(), link: self.link() })
             }
             Action::Switch(attempt) => match self.switch(&attempt, end) {
                 Some(event) => event,
@@ -202,7 +207,7 @@ impl Host {
                 Event::Unhealthy(Reason::new(Code::HealthFailed, "a test says so"))
             }
             Action::CheckHealth(attempt) => {
-                if end == End::Works {
+                if matches!(end, End::Works | End::NeedsReboot) {
                     self.good.extend(self.link().map(|link| link.path));
                     drop(attempt);
                 }
@@ -215,7 +220,7 @@ impl Host {
         };
         match end {
             End::CrashAfter | End::CrashBetween => self.restart(),
-            End::Works | End::Fails | End::CrashBefore => self.feed(event),
+            End::Works | End::Fails | End::CrashBefore | End::NeedsReboot => self.feed(event),
         }
     }
 
@@ -243,6 +248,9 @@ impl Host {
         }
         if end == End::CrashBetween {
             return None;
+        }
+        if end == End::NeedsReboot {
+            return self.link.map(Event::NeedsReboot);
         }
         self.active = self.link().map(|link| link.path);
         if end == End::Fails { Some(failed()) } else { Some(Event::Activated(self.link)) }
@@ -281,6 +289,8 @@ impl Host {
                 self.pin = None;
                 self.feed(Event::Woke);
             }
+            Happening::Reboot => self.reboot(),
+            Happening::BootEntryGone => self.feed(Event::BootEntryGone),
             Happening::Retry => self.feed(Event::Retry),
             Happening::RollBack(choice) => self.operator_goes_back(choice),
             Happening::Stranger(root) => {
@@ -292,6 +302,13 @@ impl Host {
                 }
             }
         }
+    }
+
+    /// Whatever the link leads to is at work after a boot.
+    fn reboot(&mut self) {
+        self.boots += 1;
+        self.active = self.link().map(|link| link.path);
+        self.restart();
     }
 
     fn operator_goes_back(&mut self, choice: u8) {
@@ -350,6 +367,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(End::CrashBefore),
         1 => Just(End::CrashBetween),
         1 => Just(End::CrashAfter),
+        1 => Just(End::NeedsReboot),
     ];
     prop_oneof![
         6 => desired().prop_map(Happening::Desired),
@@ -360,6 +378,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(Happening::Retry),
         1 => any::<u8>().prop_map(Happening::RollBack),
         1 => (0_u8..4).prop_map(Happening::Stranger),
+        1 => Just(Happening::Reboot),
+        1 => Just(Happening::BootEntryGone),
     ]
 }
 
@@ -376,7 +396,7 @@ proptest! {
             host.happens(happening);
         }
         host.pin = None;
-        host.restart();
+        host.reboot();
         host.feed(Event::Desired(Desired::Run { wanted: wanted(version(3, 1), root) }));
         host.settle();
         host.feed(Event::Desired(Desired::Run { wanted: wanted(version(3, 2), root) }));
