@@ -27,3 +27,5 @@ mod readme;
 mod registry_server;
 #[cfg(test)]
 mod substitution;
+#[cfg(test)]
+mod tls;

@@ -11,7 +11,7 @@ use shared::{
 use store::{
     cache::{BinaryCache, CacheError, Location, Network, NetworkOptions},
     local::LocalStore,
-    substitute::{self, Limits, Observer, Sources, SubstituteError},
+    substitute::{self, Limits, Observer, Sources},
 };
 
 use crate::{cli::Context, progress::Progress};
@@ -47,7 +47,7 @@ pub(crate) async fn run(args: CopyClosureArgs, context: &Context) -> Result<(), 
     let root = args.root.clone();
     let store = tokio::task::spawn_blocking(move || LocalStore::open(&root));
     let store = store.await.map_err(|error| failed(&error))?;
-    let store = Arc::new(store.map_err(|error| SubstituteError::from(error).problem())?);
+    let store = Arc::new(store.map_err(|error| error.problem())?);
     let mut sources = open_sources(&args, context).await?;
     let progress = Progress::new(&context.output);
     let observer = progress.observer();

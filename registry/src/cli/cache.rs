@@ -18,7 +18,6 @@ use store::{
     archive,
     cache::{CacheWriter, Location, UploadError, Uploaded},
     local::{LocalStore, LocalStoreError},
-    substitute::SubstituteError,
 };
 
 use super::Context;
@@ -74,9 +73,11 @@ async fn push(args: PushArgs, context: &Context<'_>) -> Result<(), Problem> {
             .leaves("nothing changed"));
     };
     let key = args.key_file.as_ref().map(read_key).transpose()?;
-    let store = LocalStore::open_for_reading(&args.root).map_err(store_problem)?;
-    let closure = store.closure(&args.paths.iter().cloned().collect()).map_err(store_problem)?;
-    let writer = CacheWriter::open(folder, args.compression, key).map_err(upload_problem)?;
+    let unchanged = |error: LocalStoreError| error.problem().leaves("nothing changed");
+    let store = LocalStore::open_for_reading(&args.root).map_err(unchanged)?;
+    let closure = store.closure(&args.paths.iter().cloned().collect()).map_err(unchanged)?;
+    let writer = CacheWriter::open(folder, args.compression, key)
+        .map_err(|error| upload_problem(&error))?;
     let pushing = Arc::new(Pushing { store, writer });
     let mut summary = Summary::default();
     let total = closure.len();
@@ -91,7 +92,7 @@ async fn push(args: PushArgs, context: &Context<'_>) -> Result<(), Problem> {
         while let Some(result) = pushed.next().await {
             let result = result
                 .map_err(|error| Problem::from_error(Kind::Runtime, "worker", &error))?
-                .map_err(upload_problem)?;
+                .map_err(|error| upload_problem(&error))?;
             summary.count(result);
         }
         tracing::debug!(done = summary.paths(), total, "pushed");
@@ -193,16 +194,8 @@ fn read_key(file: &PathBuf) -> Result<SecretKey, Problem> {
     SecretKey::parse(&text).map_err(|error| refused(error.to_string()))
 }
 
-fn store_problem(error: LocalStoreError) -> Problem {
-    if let LocalStoreError::NotValid(path) = &error {
-        return Problem::new(Kind::Usage, "not_valid", format!("`{path}` is not in the store"))
-            .leaves("nothing changed");
-    }
-    SubstituteError::from(error).problem().leaves("nothing changed")
-}
-
-fn upload_problem(error: UploadError) -> Problem {
-    let (kind, code) = match &error {
+fn upload_problem(error: &UploadError) -> Problem {
+    let (kind, code) = match error {
         UploadError::OtherContents { .. } => (Kind::Conflict, "conflict"),
         UploadError::Corrupt { .. } | UploadError::NarInfo { .. } | UploadError::Info { .. } => {
             (Kind::Trust, "refused_bytes")
@@ -211,7 +204,7 @@ fn upload_problem(error: UploadError) -> Problem {
         | UploadError::MissingReference { .. }
         | UploadError::Compression(_) => (Kind::Runtime, "cache_push"),
     };
-    Problem::from_error(kind, code, &error)
+    Problem::from_error(kind, code, error)
         .leaves("what was pushed before stays; every path in the cache is complete")
         .fix("run the same command again: it goes on where it stopped")
 }

@@ -36,7 +36,6 @@ impl NarBody {
     }
 
     /// Splits into the side that blocks and the side that does not; run them at the same time.
-    #[must_use]
     pub fn split(self) -> (NarReader, Pump) {
         match self.0 {
             Source::File(file) => (NarReader(Reader::File(file)), Pump(None)),

@@ -122,6 +122,9 @@ impl SubstituteError {
     /// Tells it in the form that both programs print.
     #[must_use]
     pub fn problem(&self) -> Problem {
+        if let Self::Store(error) = self {
+            return error.problem();
+        }
         let (kind, code) = match self.cause() {
             Cause::Conflict => (Kind::Conflict, "conflict"),
             Cause::DiskFull => (Kind::Runtime, "disk_full"),
@@ -139,6 +142,9 @@ impl SubstituteError {
         let untrusted = |fault: &Fault| matches!(fault.cause, FaultCause::Untrusted(_));
         if matches!(self, Self::Path { faults, .. } if faults.iter().any(untrusted)) {
             problem = problem.fix("trust the key of whoever built it, or sign it with one you do");
+        }
+        if self.cause() == Cause::DiskFull {
+            problem = problem.fix("make room, for example by `nix-collect-garbage`");
         }
         problem.leaves("what is valid is whole; all else was removed")
     }

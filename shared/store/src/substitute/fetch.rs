@@ -190,7 +190,7 @@ impl Run {
                 {
                     start += 1;
                 }
-                failure => return Err(failure),
+                failure @ (Failure::Cache(_) | Failure::Here(_)) => return Err(failure),
             }
         }
     }
@@ -233,28 +233,26 @@ impl From<SubstituteError> for Failure {
 
 /// Decides whose fault a failed import is.
 fn blame(error: ImportError) -> Failure {
-    let refused = match &error {
-        ImportError::Source { source, .. } => {
-            !source.get_ref().is_some_and(|inner| inner.is::<CacheError>())
+    match error {
+        ImportError::Source { ref source, .. }
+            if source.get_ref().is_some_and(|inner| inner.is::<CacheError>()) =>
+        {
+            Failure::Cache(FaultCause::Interrupted(Box::new(error)))
         }
-        ImportError::Malformed { .. }
+        ImportError::Source { .. }
+        | ImportError::Malformed { .. }
         | ImportError::Size { .. }
         | ImportError::Hash { .. }
         | ImportError::ContentAddress { .. }
-        | ImportError::NotOneFile { .. } => true,
-        ImportError::Unpack { path, .. } | ImportError::AlreadyValid { path } => {
+        | ImportError::NotOneFile { .. } => {
+            Failure::Cache(FaultCause::Refused(Box::new(error)))
+        }
+        ImportError::Unpack { ref path, .. } | ImportError::AlreadyValid { ref path } => {
             let path = path.clone();
-            return Failure::Here(SubstituteError::Import { path, source: Box::new(error) });
+            Failure::Here(SubstituteError::Import { path, source: Box::new(error) })
         }
-        ImportError::Store(_) => {
-            return match error {
-                ImportError::Store(error) => Failure::Here(error.into()),
-                error => Failure::Cache(FaultCause::Refused(Box::new(error))),
-            };
-        }
-    };
-    let cause = if refused { FaultCause::Refused } else { FaultCause::Interrupted };
-    Failure::Cache(cause(Box::new(error)))
+        ImportError::Store(error) => Failure::Here(error.into()),
+    }
 }
 
 /// The blocking side of fetching one path.
