@@ -76,8 +76,8 @@ async fn push(args: PushArgs, context: &Context<'_>) -> Result<(), Problem> {
     let unchanged = |error: LocalStoreError| error.problem().leaves("nothing changed");
     let store = LocalStore::open_for_reading(&args.root).map_err(unchanged)?;
     let closure = store.closure(&args.paths.iter().cloned().collect()).map_err(unchanged)?;
-    let writer = CacheWriter::open(folder, args.compression, key)
-        .map_err(|error| upload_problem(&error))?;
+    let writer =
+        CacheWriter::open(folder, args.compression, key).map_err(|error| upload_problem(&error))?;
     let pushing = Arc::new(Pushing { store, writer });
     let mut summary = Summary::default();
     let total = closure.len();

@@ -244,9 +244,7 @@ fn blame(error: ImportError) -> Failure {
         | ImportError::Size { .. }
         | ImportError::Hash { .. }
         | ImportError::ContentAddress { .. }
-        | ImportError::NotOneFile { .. } => {
-            Failure::Cache(FaultCause::Refused(Box::new(error)))
-        }
+        | ImportError::NotOneFile { .. } => Failure::Cache(FaultCause::Refused(Box::new(error))),
         ImportError::Unpack { ref path, .. } | ImportError::AlreadyValid { ref path } => {
             let path = path.clone();
             Failure::Here(SubstituteError::Import { path, source: Box::new(error) })

@@ -1,1 +1,68 @@
+use shared::nix::Sha256;
+use tempfile::TempDir;
 
+use super::*;
+
+fn path(number: u32) -> StorePath {
+    StorePath::from_base_name(&format!("{}-p", format!("{number:02}").repeat(16))).unwrap()
+}
+
+/// A path that nobody has, with the given references.
+fn info(number: u32, nar_size: u64, references: &[u32]) -> PathInfo {
+    PathInfo {
+        path: path(number),
+        nar_hash: Sha256::of(&number.to_le_bytes()),
+        nar_size,
+        references: references.iter().map(|number| path(*number)).collect(),
+        deriver: None,
+        signatures: Vec::new(),
+        content_address: None,
+    }
+}
+
+fn index(infos: &[PathInfo]) -> ClosureIndex {
+    ClosureIndex::from_paths(&infos[0].path, infos).unwrap()
+}
+
+fn store() -> (TempDir, LocalStore) {
+    let folder = TempDir::new().unwrap();
+    let store = LocalStore::open(folder.path()).unwrap();
+    (folder, store)
+}
+
+#[test]
+fn a_plan_counts_each_path_once_and_begins_with_the_largest() {
+    let (_folder, store) = store();
+    let shared = info(2, 500, &[]);
+    let one = index(&[info(0, 100, &[0, 2]), shared.clone()]);
+    let other = index(&[info(1, 200, &[2]), shared]);
+    let plan = plan(&store, &[one, other]).unwrap();
+    assert_eq!(plan.missing, [path(2), path(1), path(0)]);
+    assert_eq!((plan.nar_size, plan.valid), (800, 0));
+}
+
+#[test]
+fn a_circle_of_references_is_refused() {
+    let (_folder, store) = store();
+    let circle = index(&[info(0, 1, &[1]), info(1, 1, &[2, 1]), info(2, 1, &[1])]);
+    let error = plan(&store, &[circle]).unwrap_err();
+    assert!(matches!(&error, SubstituteError::Cycle(_)), "{error}");
+    assert_eq!(error.cause(), Cause::RefusedBytes);
+}
+
+#[test]
+fn two_closures_that_disagree_are_refused() {
+    let (_folder, store) = store();
+    let other = PathInfo { nar_hash: Sha256::of(b"other"), ..info(2, 500, &[]) };
+    let one = index(&[info(0, 100, &[2]), info(2, 500, &[])]);
+    let error = plan(&store, &[one, index(&[info(1, 200, &[2]), other])]).unwrap_err();
+    assert!(matches!(&error, SubstituteError::Disagreement(it) if *it == path(2)), "{error}");
+}
+
+#[test]
+fn a_full_disk_is_seen_through_all_wrappings() {
+    let io = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    assert_eq!(SubstituteError::FreeSpace(io).cause(), Cause::DiskFull);
+    let io = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+    assert_eq!(SubstituteError::FreeSpace(io).cause(), Cause::StoreFailed);
+}
