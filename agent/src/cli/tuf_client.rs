@@ -134,11 +134,9 @@ async fn download(args: &TufClientArgs) -> Result<(), StepError> {
         // A name of dots alone would be a folder.
         let file =
             folder.join(encode(name).replacen('.', "%2E", usize::from(name.starts_with('.'))));
-        let known = StoredTarget {
-            roles: delegated_roles(args)?,
-            target: files::read(&file, MAX_FILE)?,
-            ..StoredTarget::default()
-        };
+        let had = files::read(&file, MAX_FILE)?;
+        let (roles, target) = (delegated_roles(args)?, had.clone());
+        let known = StoredTarget { roles, target, ..StoredTarget::default() };
         let mut lookup = trusted.lookup(name, known)?;
         while let Some(Need { folder, name, max_len }) = lookup.need() {
             let source = match folder {
@@ -152,7 +150,11 @@ async fn download(args: &TufClientArgs) -> Result<(), StepError> {
             }
             result?;
         }
-        files::replace(&file, lookup.finish()?.target.get())?;
+        let found = lookup.finish()?.target.into_inner();
+        // What was downloaded before is left alone, down to its time of change.
+        if had.as_ref() != Some(&found) {
+            files::replace(&file, &found)?;
+        }
     }
     Ok(())
 }

@@ -224,16 +224,18 @@ impl Refresh {
         let new = read::<sigstore_tuf::Timestamp>(&bytes, "timestamp", name, max, &self.rules)?;
         verify(&new, self.set.root(), "timestamp", name)?;
         let version = new.signed().version;
-        match (self.set.timestamp().map(|known| known.version), &self.stored.timestamp) {
-            (Some(known), _) if version < known => {
+        let known = self.set.timestamp().map(|known| (known.version, known.expires));
+        match (known, &self.stored.timestamp) {
+            (Some((known, _)), _) if version < known => {
                 return Err(Error::Behind {
                     what: format!("its timestamp is version {version}, ours is {known}"),
                 });
             }
-            (Some(known), Some(ours)) if version == known => {
+            (Some((known, expires)), Some(ours)) if version == known => {
                 if self.rules.fork == ForkRule::Refused {
                     same(ours, &new, name)?;
                 }
+                self.check("timestamp", version, expires)?;
             }
             (Some(_) | None, _) => {
                 self.set
@@ -243,8 +245,7 @@ impl Refresh {
                 self.stored.timestamp = Some(bytes);
             }
         }
-        self.check("timestamp", version, new.signed().expires())?;
-        if let Some(signed) = metadata::signed_at(new.signed()) {
+        if let Some(signed) = self.set.timestamp().and_then(metadata::signed_at) {
             let signed = self.clock.bounded(signed);
             self.stored.floor = Some(self.stored.floor.map_or(signed, |floor| floor.max(signed)));
         }
