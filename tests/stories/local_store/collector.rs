@@ -96,6 +96,7 @@ fn what_is_unpacked_but_not_registered_is_not_collected() {
     store.import(&info, &mut &nar[..], &locks).unwrap();
     both.nix.collect_garbage();
     assert!(locks.holds(&path) && both.nix.real(&path.to_string()).exists());
+    assert!(both.nix.real(&format!("{path}.lock")).exists(), "nobody else can take the lock");
     store.register(&[info]).unwrap();
     drop(locks);
     both.nix.collect_garbage();

@@ -120,6 +120,15 @@ fn a_store_that_was_made_is_opened_again() {
 }
 
 #[test]
+fn nobody_changes_the_schema_while_a_store_is_open() {
+    let Fixture { folder, store } = fixture();
+    let lock = fs::File::open(folder.path().join("nix/var/nix/db/big-lock")).unwrap();
+    assert!(flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err());
+    drop(store);
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+}
+
+#[test]
 fn a_store_that_was_half_made_is_completed() {
     let Fixture { folder, store } = fixture();
     drop(store);
