@@ -36,13 +36,17 @@ pub(crate) enum DbError {
     /// Something in a row that this program did not write.
     #[error("the database holds `{0}`, which cannot be read")]
     Damaged(String),
+    /// The transaction of this write failed.
+    #[error("the database could not commit: {0}")]
+    Commit(String),
     /// The writer has stopped.
     #[error("the database is closed")]
     Closed,
 }
 
-/// Work for the writer: runs in its transaction, and says how to answer once that is committed.
-type Job = Box<dyn FnOnce(&Connection) -> Answer + Send>;
+/// Work for the writer: runs in its transaction, if one could be begun, and says how to answer once
+/// that is committed.
+type Job = Box<dyn FnOnce(Option<&Connection>) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(Result<(), Arc<DbError>>) + Send>;
 
 /// The open database.
@@ -61,7 +65,7 @@ impl Db {
         let reader = Connection::open_with_flags(file(data), flags)?;
         reader.busy_timeout(BUSY)?;
         let (jobs, queue) = mpsc::channel();
-        std::thread::spawn(move || serve(writer, &queue));
+        std::thread::spawn(move || serve(&writer, &queue));
         Ok(Self { jobs, reader: Arc::new(Mutex::new(reader)) })
     }
 
@@ -72,7 +76,7 @@ impl Db {
     ) -> Result<T, DbError> {
         let (sender, receiver) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
-            let done = in_savepoint(connection, work);
+            let done = connection.map_or(Err(DbError::Closed), |open| in_savepoint(open, work));
             Box::new(move |committed| {
                 let result = committed.map_err(|error| commit_error(&error)).and(done);
                 // A client that went away needs no answer.
@@ -112,11 +116,13 @@ fn file(data: &Path) -> PathBuf {
 }
 
 /// Takes jobs until every sender is gone.
-fn serve(connection: Connection, queue: &mpsc::Receiver<Job>) {
+fn serve(connection: &Connection, queue: &mpsc::Receiver<Job>) {
     while let Ok(first) = queue.recv() {
         let jobs = std::iter::once(first).chain(queue.try_iter().take(BATCH - 1));
         let begun = connection.execute_batch("BEGIN IMMEDIATE");
-        let answers: Vec<Answer> = jobs.map(|job| job(&connection)).collect();
+        // Without a transaction every job would commit itself, and be told that it failed.
+        let open = begun.is_ok().then_some(connection);
+        let answers: Vec<Answer> = jobs.map(|job| job(open)).collect();
         let committed = begun.and_then(|()| connection.execute_batch("COMMIT"));
         if committed.is_err() && !connection.is_autocommit() {
             // The answers tell the failure; nothing more is known here.
@@ -141,13 +147,12 @@ fn in_savepoint<T>(
     done
 }
 
+/// Tells each of the jobs in a transaction that it failed.
 fn commit_error(error: &DbError) -> DbError {
-    match error {
-        DbError::Sqlite(rusqlite::Error::SqliteFailure(code, message)) => {
-            DbError::Sqlite(rusqlite::Error::SqliteFailure(*code, message.clone()))
-        }
-        other => DbError::Damaged(other.to_string()),
+    if let DbError::Sqlite(rusqlite::Error::SqliteFailure(code, message)) = error {
+        return DbError::Sqlite(rusqlite::Error::SqliteFailure(*code, message.clone()));
     }
+    DbError::Commit(error.to_string())
 }
 
 #[cfg(test)]

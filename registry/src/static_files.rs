@@ -163,14 +163,14 @@ fn below(folder: &Path, path: &str) -> Option<PathBuf> {
             false
         }
     };
-    Path::new(path).components().all(plain).then(|| folder.join(path))
+    if Path::new(path).components().all(plain) { Some(folder.join(path)) } else { None }
 }
 
 /// Opens a regular file, and tells its length.
 async fn open(path: &Path) -> io::Result<Option<(tokio::fs::File, u64)>> {
     let file = tokio::fs::File::open(path).await?;
     let metadata = file.metadata().await?;
-    Ok(metadata.is_file().then(|| (file, metadata.len())))
+    Ok(metadata.is_file().then_some((file, metadata.len())))
 }
 
 /// Reads `Range: bytes=N-`, the only kind that resuming needs.

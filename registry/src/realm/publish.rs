@@ -262,7 +262,7 @@ impl admit::Realm for State<'_> {
         let path = TargetPath::parse(path).ok()?;
         let name = FileName::Target { path, digest: Digest::from(*sha256) };
         let metadata = std::fs::metadata(self.realm.blobs.file(&name)).ok()?;
-        metadata.is_file().then(|| metadata.len())
+        metadata.is_file().then_some(metadata.len())
     }
 }
 
