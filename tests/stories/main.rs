@@ -26,6 +26,10 @@ mod readme;
 #[cfg(test)]
 mod registry_server;
 #[cfg(test)]
+mod second_reader;
+#[cfg(test)]
 mod substitution;
 #[cfg(test)]
 mod tls;
+#[cfg(test)]
+mod tuf_client;
