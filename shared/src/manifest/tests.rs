@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::health::Probe;
 
@@ -174,4 +176,19 @@ fn refuses_a_manifest_of_another_place() {
     }
     let other = RealmName::parse("other").unwrap();
     assert!(manifest.check_place(&other, &place("eu-prod/webshop")).is_err());
+}
+
+proptest! {
+    #[test]
+    fn a_changed_byte_is_refused_or_survives_the_round_trip(
+        at: prop::sample::Index, byte: u8,
+    ) {
+        let mut changed = golden().into_bytes();
+        let length = changed.len();
+        changed[at.index(length)] = byte;
+        if let Ok(parsed) = Manifest::parse(&changed, ours()) {
+            let written = parsed.to_bytes().unwrap();
+            prop_assert_eq!(Manifest::parse(&written, ours()), Ok(parsed));
+        }
+    }
 }

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 fn ours() -> SoftwareVersion {
@@ -74,4 +76,19 @@ fn refuses_a_policy_of_another_group_or_realm() {
     assert!(policy.check_place(&main, &place("us-prod/_policy")).is_err());
     let other = RealmName::parse("other").unwrap();
     assert!(policy.check_place(&other, &place("eu-prod/_policy")).is_err());
+}
+
+proptest! {
+    #[test]
+    fn a_changed_byte_is_refused_or_survives_the_round_trip(
+        at: prop::sample::Index, byte: u8,
+    ) {
+        let mut changed = golden().into_bytes();
+        let length = changed.len();
+        changed[at.index(length)] = byte;
+        if let Ok(parsed) = Policy::parse(&changed, ours()) {
+            let written = parsed.to_bytes().unwrap();
+            prop_assert_eq!(Policy::parse(&written, ours()), Ok(parsed));
+        }
+    }
 }

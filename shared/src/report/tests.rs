@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 fn golden() -> String {
@@ -65,4 +67,19 @@ fn refuses_what_is_no_report() {
     }
     let long = golden().replace("502", &"5".repeat(MAX_LEN));
     assert!(Report::parse(long.as_bytes()).is_err());
+}
+
+proptest! {
+    #[test]
+    fn a_changed_byte_is_refused_or_survives_the_round_trip(
+        at: prop::sample::Index, byte: u8,
+    ) {
+        let mut changed = golden().into_bytes();
+        let length = changed.len();
+        changed[at.index(length)] = byte;
+        if let Ok(parsed) = Report::parse(&changed) {
+            let written = parsed.to_bytes().unwrap();
+            prop_assert_eq!(Report::parse(&written), Ok(parsed));
+        }
+    }
 }
