@@ -31,7 +31,7 @@ pub(crate) enum ReadError {
     Unreachable {
         url: String,
         #[source]
-        source: reqwest::Error,
+        source: NetworkError,
     },
     #[error("`{url}` answers with status {status}")]
     Status { url: String, status: StatusCode },
@@ -43,6 +43,21 @@ pub(crate) enum ReadError {
         #[source]
         source: io::Error,
     },
+}
+
+/// What the network did, without the layers that it passed through.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NetworkError(String);
+
+impl From<reqwest::Error> for NetworkError {
+    fn from(error: reqwest::Error) -> Self {
+        let mut deepest: &dyn std::error::Error = &error.without_url();
+        while let Some(source) = deepest.source() {
+            deepest = source;
+        }
+        Self(deepest.to_string())
+    }
 }
 
 impl ReadError {
@@ -189,7 +204,7 @@ impl Client {
     }
 
     fn unreachable(&self, source: reqwest::Error) -> ReadError {
-        ReadError::Unreachable { url: self.base.clone(), source: source.without_url() }
+        ReadError::Unreachable { url: self.base.clone(), source: source.into() }
     }
 }
 
@@ -199,7 +214,7 @@ async fn body(mut response: Response, name: &str, max: u64) -> Result<Bytes, Rea
     loop {
         let chunk = response.chunk().await.map_err(|source| ReadError::Unreachable {
             url: name.to_owned(),
-            source: source.without_url(),
+            source: source.into(),
         })?;
         let Some(chunk) = chunk else { return Ok(body.into()) };
         if (body.len() + chunk.len()) as u64 > max {

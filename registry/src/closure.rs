@@ -182,10 +182,12 @@ async fn open_caches(urls: &[String]) -> Result<Vec<BinaryCache>, Problem> {
 }
 
 fn cache_problem(error: &CacheError) -> Problem {
-    let kind = match error {
-        CacheError::Read { .. } => Kind::Runtime,
-        error if error.is_unreachable() => Kind::Unreachable,
-        _ => Kind::Trust,
+    let kind = if error.is_unreachable() {
+        Kind::Unreachable
+    } else if matches!(error, CacheError::Read { .. }) {
+        Kind::Runtime
+    } else {
+        Kind::Trust
     };
     Problem::from_error(kind, "cache", error)
         .leaves("nothing changed")

@@ -24,13 +24,19 @@ pub(crate) enum ConfigError {
         #[source]
         source: io::Error,
     },
-    #[error("cannot use configuration file `{path}`")]
+    #[error("cannot use line {line} of configuration file `{path}`")]
     Parse {
         path: PathBuf,
+        line: usize,
         #[source]
-        source: Box<toml::de::Error>,
+        source: WrittenError,
     },
 }
+
+/// What is wrong with a line, without the drawing that TOML's own error makes of it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct WrittenError(String);
 
 /// A configuration file as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -201,15 +207,19 @@ fn read_file(path: &Path) -> Result<File, Problem> {
     let parse = || {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        toml::from_str(&text).map_err(|source| ConfigError::Parse {
-            path: path.to_owned(),
-            source: Box::new(source),
+        toml::from_str(&text).map_err(|error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or("");
+            ConfigError::Parse {
+                path: path.to_owned(),
+                line: before.matches('\n').count() + 1,
+                source: WrittenError(error.message().to_owned()),
+            }
         })
     };
     parse().map_err(|error| {
         Problem::from_error(Kind::Usage, "config", &error)
             .leaves("nothing changed")
-            .fix("known keys are `registry`, `realm` and `data`")
+            .next("registry config show --config /dev/null")
     })
 }
 

@@ -123,13 +123,12 @@ impl Diff {
         .collect();
         let counts = if counts.is_empty() { "no package".to_owned() } else { counts.join(", ") };
         let most = if self.download_is_upper_bound { "at most " } else { "" };
-        let paths = if self.new_paths == 1 { "path" } else { "paths" };
         format!(
-            "{counts} · closure {} ({}) · a host downloads {most}{} in {} {paths}",
+            "{counts} · closure {} ({}) · a host downloads {most}{} in {}",
             human::size(self.size_after),
             human::size_change(self.size_before, self.size_after),
             human::size(self.download),
-            self.new_paths,
+            human::count(self.new_paths, "path"),
         )
     }
 }

@@ -58,14 +58,6 @@ pub(crate) fn private_folder(path: &Path) -> Result<(), WriteError> {
     builder.create(path).map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
-/// Makes a folder and what is missing above it, for everyone to read as far as the umask lets them.
-///
-/// # Errors
-/// When one cannot be made.
-pub(crate) fn open_folder(path: &Path) -> Result<(), WriteError> {
-    fs::create_dir_all(path).map_err(|source| WriteError { path: path.to_owned(), source })
-}
-
 fn write_file(path: &Path, bytes: &[u8], readers: Readers, existing: Existing) -> io::Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());

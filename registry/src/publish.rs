@@ -293,9 +293,10 @@ fn tell(
 ) {
     if let Some(complete) = complete {
         let (paths, size) = (complete.index.len(), human::size(complete.index.nar_size()));
-        output.say(&format!("Closure   {} → {paths} paths, {size}", complete.index.root()));
+        let all = human::count(paths, "path");
+        output.say(&format!("Closure   {} → {all}, {size}", complete.index.root()));
         for (url, count) in &complete.coverage {
-            output.say(&format!("Cache     {count}/{paths} paths in {url}"));
+            output.say(&format!("Cache     {count} of {all} in {url}"));
         }
     }
     let before = plan.current.as_ref().map_or(0, |current| current.version.get());

@@ -59,14 +59,13 @@ impl TrustedRealm {
         let pinned = pinned_root(settings)?;
         let stored = memory.load("top", Stored::parse)?;
         let clock = Clock::synchronised(Timestamp::now());
-        let told = |error| refused(&error);
-        let mut refresh =
-            Refresh::new(rules(&name), &pinned, stored, clock).map_err(|error| told(error))?;
+        let told = |error: trust::Error| refused(&error);
+        let mut refresh = Refresh::new(rules(&name), &pinned, stored, clock).map_err(told)?;
         while let Some(need) = refresh.need() {
             let bytes = fetch(&source, &need).await?;
-            refresh.feed(&need.name, bytes).map_err(|error| told(error))?;
+            refresh.feed(&need.name, bytes).map_err(told)?;
         }
-        let trusted = refresh.finish().map_err(|error| told(error))?;
+        let trusted = refresh.finish().map_err(told)?;
         memory.save("top", &trusted.stored().to_bytes())?;
         Ok(Self { name, source, memory, trusted })
     }

@@ -3,6 +3,7 @@
 use shared::{
     closure::{self, ClosureIndex},
     hints::{self, Hints},
+    human,
     id::{Digest, TargetPath},
     manifest::{Entry, Manifest},
     policy::Policy,
@@ -164,7 +165,7 @@ impl Verifier<'_> {
         let name = format!("closures/{}.hints", entry.closure);
         let outcome = match self.read(&name, hints::MAX_LEN).await? {
             Some(bytes) => Hints::parse(&bytes, entry.closure)
-                .map(|hints| format!("of {} caches", hints.caches().count()))
+                .map(|hints| format!("of {}", human::count(hints.caches().count(), "cache")))
                 .map_err(|error| refusal("hints", &error)),
             None => Ok("none; hosts ask the caches instead".to_owned()),
         };
@@ -186,7 +187,7 @@ fn index(bytes: &[u8], entry: &Entry) -> Result<String, Problem> {
         let what = "the closure index has another root or size than the manifest says";
         return Err(Problem::new(shared::problem::Kind::Trust, "closure", what));
     }
-    Ok(format!("{} paths of {}", index.len(), index.root()))
+    Ok(format!("{} of {}", human::count(index.len(), "path"), index.root()))
 }
 
 fn signed_by(bytes: &Verified<Vec<u8>>) -> String {

@@ -28,6 +28,8 @@ mod registry_server;
 #[cfg(test)]
 mod second_reader;
 #[cfg(test)]
+mod signers;
+#[cfg(test)]
 mod substitution;
 #[cfg(test)]
 mod tls;

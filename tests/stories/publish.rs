@@ -53,8 +53,8 @@ fn two_versions_are_published_shown_verified_and_remembered() {
 
     let first = publish(&shop, "eu/web", SMALL);
     expect![[r#"
-        Closure   /nix/store/8a5dkmn6y99jrqzk5qqfsgpnrq081qka-base-1.0 → 1 paths, 1.3 KiB
-        Cache     1/1 paths in file://FIXTURES/nix/cache-zstd
+        Closure   /nix/store/8a5dkmn6y99jrqzk5qqfsgpnrq081qka-base-1.0 → 1 path, 1.3 KiB
+        Cache     1 of 1 path in file://FIXTURES/nix/cache-zstd
         Manifest  eu/web 0 → 1
           + base  1.0  +1.3 KiB
           1 added · closure 1.3 KiB (+1.3 KiB) · a host downloads 280 B in 1 path
@@ -74,7 +74,7 @@ fn two_versions_are_published_shown_verified_and_remembered() {
     assert_eq!(answer["diff"]["new_paths"], 2);
     expect![[r#"
         Closure   /nix/store/sl2xkj3173msizl69v2fhrj3jm7401hl-nixos-system-testhost-2 → 25 paths, 69.3 KiB
-        Cache     25/25 paths in file://FIXTURES/nix/cache-zstd
+        Cache     25 of 25 paths in file://FIXTURES/nix/cache-zstd
         Manifest  eu/web 2 → 3
           ~ nixos-system-testhost  1 → 2  -280 B
           + with-debug                    +1.7 KiB
@@ -114,7 +114,7 @@ fn two_versions_are_published_shown_verified_and_remembered() {
         ✓ role shop                version 3, until TIME
         ✓ eu/web                   manifest, version 3, signed by key ID
         ✓ eu/web closure ID  25 paths of /nix/store/sl2xkj3173msizl69v2fhrj3jm7401hl-nixos-system-testhost-2
-        ✓ eu/web hints ID    of 1 caches
+        ✓ eu/web hints ID    of 1 cache
     "#]].assert_eq(&realm.plain(&verified));
     let data = realm.data();
     let offline = realm.operator().run(&["verify", "--all", "--data", data.to_str().unwrap()]);

@@ -16,10 +16,9 @@ pub(crate) enum Command {
 pub(crate) fn run(command: &Command, context: &Context<'_>) -> Result<(), Problem> {
     let Command::Show = command;
     let rows = context.settings.rows();
-    let width = rows.iter().map(|row| row.value.len()).max().unwrap_or(0);
     let text: String = rows
         .iter()
-        .map(|row| format!("{:<9} {:<width$}  # {}\n", row.key, row.value, row.origin))
+        .map(|row| format!("{} = {:?}  # {}\n", row.key, row.value, row.origin))
         .collect();
     let json: Vec<_> = rows
         .iter()

@@ -137,7 +137,9 @@ async fn create(args: Create, context: &Context<'_>) -> Result<(), Problem> {
     let own = roles::own_keys(&delegation, None, &signer::keys(&context.settings));
     let Ok(own) = own else {
         context.output.say(&format!("Group {group} waits for its owners to sign a first policy."));
-        context.output.say(&format!("They run: registry group set {group} --profile …"));
+        let enrolment = known_enrolment_key(context)
+            .map_or_else(String::new, |key| format!(" --enrolment {key}"));
+        context.output.say(&format!("They run: registry group set {group} --profile …{enrolment}"));
         let json = json!({"schema": "group.v1", "group": group, "policy": null});
         return context.output.data("", &json);
     };

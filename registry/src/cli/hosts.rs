@@ -7,7 +7,7 @@ use shared::{
     api::{HostSummary, Page},
     human,
     id::GroupName,
-    problem::{Kind, Problem},
+    problem::Problem,
     report::ProfileReport,
     state_word::StateWord,
     time::Time,
@@ -127,8 +127,8 @@ fn lines(host: &HostSummary) -> Vec<Line<'_>> {
 }
 
 fn keeps(filters: &[Filter], state: StateWord) -> bool {
-    let wanted = filters.iter().any(|filter| *filter == Filter::Is(state));
-    let unwanted = filters.iter().any(|filter| *filter == Filter::IsNot(state));
+    let wanted = filters.contains(&Filter::Is(state));
+    let unwanted = filters.contains(&Filter::IsNot(state));
     let any_wanted = filters.iter().any(|filter| matches!(filter, Filter::Is(_)));
     !unwanted && (wanted || !any_wanted)
 }
