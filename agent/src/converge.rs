@@ -188,10 +188,17 @@ impl Converger {
         let pins = Pins::read(&self.inner.place.state_dir)?;
         let mut profiles = Vec::new();
         for name in self.inner.journal.names()? {
-            if let Some(mut profile) = self.inner.journal.read(&name)? {
-                profile.pin = pins.get(&name).cloned();
-                profiles.push(profile);
-            }
+            let profile = match self.inner.journal.read(&name) {
+                // Told as what the next session makes of it.
+                Err(error) if error.is_lost() => {
+                    Some(Profile::lost(name.clone(), fetch::chain(&error), now()))
+                }
+                read @ (Ok(_) | Err(_)) => read?,
+            };
+            profiles.extend(profile.map(|profile| {
+                let pin = pins.get(&name).cloned();
+                Profile { pin, ..profile }
+            }));
         }
         Ok(profiles)
     }

@@ -5,6 +5,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::crash;
+
 /// Why a file could not be written or read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} `{}`", path.display())]
@@ -43,11 +45,14 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
         file.write_all(bytes)?;
         file.sync_all()
     };
+    crash::point("file.write");
     write().map_err(|source| failed("write", &temporary, source)).inspect_err(|_| {
         // A half-written file is of no use, and on a full disk its room is.
         drop(std::fs::remove_file(&temporary));
     })?;
+    crash::point("file.written");
     std::fs::rename(&temporary, path).map_err(|source| failed("replace", path, source))?;
+    crash::point("file.renamed");
     let sync = File::open(folder).and_then(|folder| folder.sync_all());
     sync.map_err(|source| failed("sync", folder, source))
 }

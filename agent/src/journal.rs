@@ -13,7 +13,6 @@ use rustix::fs::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 use shared::id::ProfileName;
 
-use crate::crash;
 use crate::files::{self, FileError};
 use crate::state::Profile;
 
@@ -44,6 +43,16 @@ pub(crate) enum JournalError {
     /// More than can be reserved for.
     #[error("the journal of `{0}` would be larger than {MAX_LEN} bytes")]
     TooLong(ProfileName),
+}
+
+impl JournalError {
+    /// Tells whether the file was read, and is of no use: no later version will read it either.
+    pub(crate) const fn is_lost(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } | Self::OtherProfile { .. } => true,
+            Self::File(_) | Self::Format { .. } | Self::TooLong(_) => false,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -94,12 +103,10 @@ impl Journal {
         if bytes.len() as u64 > MAX_LEN {
             return Err(JournalError::TooLong(profile.name.clone()));
         }
-        crash::point("journal.write");
         match files::replace(&path, &bytes) {
             Err(error) if is_full(&error.source) => self.write_into_reserve(&path, &bytes)?,
             done @ (Ok(()) | Err(_)) => done?,
         }
-        crash::point("journal.written");
         Ok(())
     }
 

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use shared::id::ProfileName;
 
-use crate::crash;
 use crate::files::{self, FileError};
 use crate::state::Pin;
 
@@ -75,9 +74,7 @@ impl Pins {
         let path = state_dir.join(NAME);
         let bytes = serde_json::to_vec_pretty(&pins)
             .map_err(|source| PinsError::Corrupt { path: path.clone(), source })?;
-        crash::point("pins.write");
         files::replace(&path, &bytes)?;
-        crash::point("pins.written");
         Ok(())
     }
 }

@@ -10,6 +10,7 @@
     reason = "a harness fails its story by a panic with the reason"
 )]
 
+pub mod host;
 pub mod nix;
 pub mod process;
 pub mod realm;
@@ -21,6 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use host::{Builder, Host};
 pub use nix::Nix;
 pub use process::{Ran, Service, bin, python, run, run_with_input, shoal, tool};
 pub use realm::{Realm, Signer};

@@ -8,6 +8,8 @@ mod attacks;
 #[cfg(test)]
 mod caches;
 #[cfg(test)]
+mod converge;
+#[cfg(test)]
 mod failover;
 #[cfg(test)]
 mod harness;

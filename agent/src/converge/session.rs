@@ -11,7 +11,6 @@ use super::fetch::chain;
 use super::{ConvergeError, Inner, now};
 use crate::activate::{self, Failure, Work};
 use crate::host_lock::HostLock;
-use crate::journal::JournalError;
 use crate::pins::Pins;
 use crate::state::{
     self, Action, Activation, Attempt, Code, Event, Facts, Link, Pin, Profile, Reason, Running,
@@ -41,7 +40,7 @@ impl Session {
         let (mut profile, saved) = match inner.journal.read(&name) {
             Ok(Some(profile)) => (profile.clone(), Some(profile)),
             Ok(None) => (Profile::new(group.clone(), name, now()), None),
-            Err(error @ (JournalError::Corrupt { .. } | JournalError::OtherProfile { .. })) => {
+            Err(error) if error.is_lost() => {
                 let text = chain(&error);
                 tracing::error!(profile = %name, "the journal is lost: {text}");
                 if let Err(error) = inner.journal.copy_aside(&name) {
@@ -49,11 +48,7 @@ impl Session {
                 }
                 (Profile::lost(name, text, now()), None)
             }
-            Err(
-                error @ (JournalError::File(_)
-                | JournalError::Format { .. }
-                | JournalError::TooLong(_)),
-            ) => return Err(error.into()),
+            Err(error) => return Err(error.into()),
         };
         profile.pin = Pins::read(&inner.place.state_dir)?.get(&profile.name).cloned();
         Ok(Self { inner, profile, links, group, saved, _lock: lock })

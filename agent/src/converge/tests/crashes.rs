@@ -15,7 +15,7 @@ use crate::state::{Code, Desired, Pin, Profile, Reason};
 const LAB: &str = "SHOAL_TEST_LAB";
 
 /// More places than any one step passes.
-const TOO_MANY: usize = 60;
+const TOO_MANY: usize = 80;
 
 /// What the child does: follows `order.json`, or goes back one generation if there is none.
 async fn act(lab: &Lab, folder: &Path) -> Profile {

@@ -1,0 +1,67 @@
+//! `kill -9` between any two writes of trust state, journal, pins and profile.
+
+use std::os::unix::process::ExitStatusExt as _;
+
+use tests::{Builder, Host};
+
+use super::{ACTIVATE, active, publish, realm, team};
+
+/// More places than one round passes.
+const TOO_MANY: usize = 200;
+
+/// Publishes version after version; each time the round that takes it dies one place later, until
+/// one passes fewer places than that.
+fn interrupt_every_place(activate: impl Fn(usize) -> String, check: impl Fn(&Host, usize)) {
+    let builder = Builder::new();
+    let realm = realm(&builder, &["web"]);
+    let web = team(&realm, "web");
+    let host = Host::enrol(&realm, "eu", "host-1");
+    publish(&web, &builder, "web", ACTIVATE);
+    host.run(&["once"]).ok();
+    for place in 1..TOO_MANY {
+        let before = host.current("web").unwrap();
+        let version = place + 1;
+        publish(&web, &builder, "web", &activate(version));
+        let mut once = host.agent();
+        let ended = once.arg("once").env("SHOAL_CRASH_AT", place.to_string()).output().unwrap();
+        if ended.status.signal() != Some(9) {
+            assert!(place > 20, "only {place} places were passed: {ended:?}");
+            check(&host, version);
+            host.nix().verify();
+            return;
+        }
+        // Whatever is half done: a whole store, and a generation that was good.
+        let now = host.current("web").unwrap();
+        assert!(std::fs::exists(host.nix().real(&now)).unwrap(), "place {place}");
+        host.run(&["status"]).ok();
+        host.run(&["once"]);
+        check(&host, version);
+        if place % 8 == 0 || tests::long() {
+            host.nix().verify();
+        }
+        assert!(before != host.current("web").unwrap() || host.state("web") != "converged");
+    }
+    panic!("one round passes more than {TOO_MANY} places");
+}
+
+#[test]
+fn an_update_that_is_killed_anywhere_arrives_with_the_next_round() {
+    let activate = |version| format!("{ACTIVATE} # {version}");
+    interrupt_every_place(activate, |host, version| {
+        assert_eq!(host.state("web"), "converged");
+        assert_eq!(active(host, "web"), Some(version.to_string()));
+        assert_eq!(host.profile("web")["running"]["version"], version);
+    });
+}
+
+#[test]
+fn a_rollback_that_is_killed_anywhere_ends_on_what_ran_before() {
+    let activate = |version| format!("exit 1 # {version}");
+    interrupt_every_place(activate, |host, version| {
+        let profile = host.profile("web");
+        assert_eq!(profile["state"], "rolled_back", "{profile}");
+        assert_eq!(profile["wanted"]["version"], version);
+        assert_eq!(profile["running"]["version"], 1);
+        assert_eq!(active(host, "web").as_deref(), Some("1"));
+    });
+}
