@@ -19,6 +19,10 @@ use crate::output::Output;
 /// How often a line says how far it is, where no bar can.
 const LINES: Duration = Duration::from_secs(10);
 
+/// What is shown once it is known how much there is to do.
+const BAR: &str =
+    "{bar:24} {binary_bytes}/{binary_total_bytes}  {msg}  {binary_bytes_per_sec}  {eta} left";
+
 /// Watches one substitution.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
@@ -63,15 +67,8 @@ enum Line<'a> {
 impl Progress {
     /// Begins to watch.
     pub(crate) fn new(output: &Output) -> Self {
-        let bar = output.progress().add(ProgressBar::new(0));
-        let style = ProgressStyle::with_template(
-            "{bar:24} {binary_bytes}/{binary_total_bytes}  {msg}  {binary_bytes_per_sec}  \
-             {eta} left",
-        );
-        // The template above is a constant; were it wrong, the default bar would do.
-        if let Ok(style) = style {
-            bar.set_style(style);
-        }
+        let bar = output.progress().add(ProgressBar::no_length());
+        set_style(&bar, "{spinner} {msg}");
         let counters = Arc::default();
         Self { output: output.clone(), counters, bar, started: Instant::now() }
     }
@@ -133,6 +130,7 @@ impl Progress {
                 Counters::set(&counters.paths, plan.missing.len() as u64);
                 Counters::set(&counters.nar_size, plan.nar_size);
                 self.bar.set_length(plan.nar_size);
+                set_style(&self.bar, BAR);
                 self.show_paths();
                 let paths = plan.missing.len();
                 self.json(&Line::Planned { paths, nar_size: plan.nar_size, valid: plan.valid });
@@ -231,5 +229,12 @@ impl Progress {
     fn line(&self, line: &Line<'_>) {
         // A reader of events who is gone is told nothing; the work goes on.
         let _nobody_reads = self.output.json(line);
+    }
+}
+
+fn set_style(bar: &ProgressBar, template: &str) {
+    // The templates are constants; were one wrong, the default bar would do.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
     }
 }

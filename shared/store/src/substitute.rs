@@ -62,8 +62,9 @@ impl Default for Limits {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             connections: 12,
-            // Each xz decoder takes 9 MiB; three keep up with a fast network.
-            decoders: cores.min(3),
+            // Each xz decoder takes 9 MiB; three keep up with a fast network. One alone would
+            // leave the network idle whenever it waits for the disk.
+            decoders: cores.clamp(2, 3),
             min_free: 0,
             patience: Duration::from_secs(3600),
         }
@@ -291,6 +292,10 @@ fn keep_what_is_whole(
 
 /// Removes a tree that is not valid; the garbage collector would find it as well.
 fn remove(store: &LocalStore, path: &StorePath) {
+    // Somebody who takes no locks may have made it valid: then it is theirs.
+    if !store.valid(&BTreeSet::from([path.clone()])).is_ok_and(|valid| valid.is_empty()) {
+        return;
+    }
     if let Err(error) = remove_tree(&store.real_path(path)) {
         tracing::warn!(%path, %error, "cannot remove a path that is not valid");
     }

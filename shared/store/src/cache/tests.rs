@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, io};
 
 use shared::nix::{
-    NarInfo, PathInfo, SecretKey, Sha256, StorePath, TrustedKeys,
+    PathInfo, SecretKey, Sha256, TrustedKeys,
     nar::{Node, Visit as _, Writer},
     narinfo::Compression,
 };

@@ -9,7 +9,7 @@ use std::{
 };
 
 use shared::{closure::ClosureEntry, nix::PathInfo};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::{Event, Fault, FaultCause, Limits, Observer, Sources, SubstituteError, offer::Offer};
@@ -21,6 +21,9 @@ use crate::{
 
 /// After so many failures in a row a cache is left alone for the rest of the run.
 const PATIENCE: u32 = 3;
+/// NARs above this size are asked for only once a decoder is free: no server has to hold a
+/// connection that stands still. Smaller ones mostly fit into what is buffered meanwhile.
+const LARGE: u64 = 16 * 1024 * 1024;
 /// How often the same NAR is begun anew when it breaks off on its way.
 const STARTS: u32 = 2;
 
@@ -164,6 +167,7 @@ impl Run {
         let Offer { info, url, compression } = offer;
         let mut start = 1;
         loop {
+            let permit = if info.nar_size > LARGE { self.decoder().await } else { None };
             let body = tokio::select! {
                 body = cache.nar(&url) => body.map_err(FaultCause::Cache)?,
                 () = self.cancelled.cancelled() => return Err(SubstituteError::GivenUp.into()),
@@ -179,7 +183,7 @@ impl Run {
                 observer: Arc::clone(&self.observer),
                 cancelled: self.cancelled.clone(),
             };
-            let error = match self.import(import, body).await? {
+            let error = match self.import(import, body, permit).await? {
                 Ok(()) => return Ok(info),
                 Err(error) => error,
             };
@@ -195,18 +199,23 @@ impl Run {
         }
     }
 
+    /// Waits until one decoder more may run.
+    async fn decoder(&self) -> Option<OwnedSemaphorePermit> {
+        // The semaphore is never closed; without a permit there would just be more threads.
+        Arc::clone(&self.decoders).acquire_owned().await.ok()
+    }
+
     /// Runs the network's side here and the rest on a thread that may block.
     async fn import(
         &self,
         import: Import,
         body: NarBody,
+        permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Result<(), ImportError>, SubstituteError> {
         let (reader, pump) = body.split();
         let (store, locks) = (Arc::clone(&self.store), Arc::clone(&self.locks));
-        let decoders = Arc::clone(&self.decoders);
         let work = async move {
-            // The semaphore is never closed; without a permit there would just be more threads.
-            let permit = decoders.acquire_owned().await.ok();
+            let permit = if permit.is_some() { permit } else { self.decoder().await };
             tokio::task::spawn_blocking(move || {
                 let _permit = permit;
                 import.run(&store, &locks, reader)
