@@ -139,7 +139,10 @@ impl Source {
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_MODIFIED => return Ok(Answer::NotModified),
-            StatusCode::NOT_FOUND | StatusCode::GONE => return Ok(Answer::Absent),
+            // A bucket that lists nothing to strangers says 403 of what is not there.
+            StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN => {
+                return Ok(Answer::Absent);
+            }
             status => return Err(SourceError::Status { url, status }),
         }
         let mut bytes = Vec::new();

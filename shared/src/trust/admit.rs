@@ -404,7 +404,8 @@ mod tests {
     #[test]
     fn refuses_what_an_agent_would_refuse() {
         type Change = fn(&mut writer::Targets);
-        let cases: [(&str, Change, u8, &[u8], u16, &str); 9] = [
+        type Case = (&'static str, Change, u8, &'static [u8], u16, &'static str);
+        let cases: [Case; 9] = [
             ("a stranger's key", |_| {}, 7, NEW, 403, "bad_signature"),
             ("an old version", |role| role.header.version = 2, 0, NEW, 412, "moved"),
             ("a version ahead", |role| role.header.version = 4, 0, NEW, 412, "moved"),

@@ -28,7 +28,7 @@ pub struct Refresh {
     stored: Stored,
     /// The first version of root in this refresh, for the cap on new ones.
     first_root: u64,
-    rotated: bool,
+    rotated: Rotated,
     phase: Phase,
 }
 
@@ -57,10 +57,12 @@ impl Refresh {
         verify_root(&root, root.signed(), "root.json")?;
         let set = TrustedMetadataSet::from_root(&start)
             .map_err(|source| Error::Core { file: "root.json".to_owned(), source })?;
-        let rotated = stored.root.as_deref().is_some_and(|known| {
-            Metadata::<Root>::from_slice(known)
-                .map_or(true, |known| online_keys(known.signed()) != online_keys(set.root()))
-        });
+        let known = stored.root.as_deref().map(Metadata::<Root>::from_slice);
+        let rotated = match known {
+            None => Rotated::default(),
+            Some(Ok(known)) => Rotated::between(known.signed(), set.root()),
+            Some(Err(_)) => Rotated { timestamp: true, snapshot: true },
+        };
         let first_root = set.root().version;
         let stored = Stored { pinned: Some(digest), root: Some(start), ..stored };
         let now = clock.now;
@@ -165,23 +167,26 @@ impl Refresh {
         }
         verify_root(&root, self.set.root(), name)?;
         verify_root(&root, root.signed(), name)?;
-        let before = online_keys(self.set.root());
+        let rotated = Rotated::between(self.set.root(), root.signed());
         self.set
             .update_root(&bytes)
             .map_err(|source| Error::Core { file: name.to_owned(), source })?;
-        self.rotated |= before != online_keys(self.set.root());
+        self.rotated.timestamp |= rotated.timestamp;
+        self.rotated.snapshot |= rotated.snapshot;
         self.stored.root = Some(bytes);
         Ok(())
     }
 
-    /// §5.3.8-11, with the time floor: both are forgotten when the keys that signed them are no
-    /// longer those of root, before root's own expiry is judged.
+    /// §5.3.8-11, with the time floor: what was signed by keys that are no longer root's is
+    /// forgotten before root's own expiry is judged.
     fn end_roots(&mut self) -> Result<(), Error> {
-        if self.rotated {
+        if self.rotated.timestamp || self.rotated.snapshot {
             self.stored.timestamp = None;
             self.stored.snapshot = None;
-            self.stored.floor = None;
             self.stored.seen.retain(|role, _| role != "timestamp" && role != "snapshot");
+        }
+        if self.rotated.timestamp {
+            self.stored.floor = None;
         }
         self.now = self.clock.effective(self.stored.floor);
         check_fresh("root", self.set.root().expires, None, &self.rules, self.now)?;
@@ -358,11 +363,21 @@ impl Refresh {
     }
 }
 
-/// The names of the keys that sign timestamp and snapshot.
-fn online_keys(root: &Root) -> [BTreeSet<String>; 2] {
-    ["timestamp", "snapshot"].map(|role| {
-        root.role(role).map(|keys| keys.keyids.iter().cloned().collect()).unwrap_or_default()
-    })
+/// Which online roles got other keys.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rotated {
+    timestamp: bool,
+    snapshot: bool,
+}
+
+impl Rotated {
+    fn between(old: &Root, new: &Root) -> Self {
+        let keys = |root: &Root, role| -> BTreeSet<String> {
+            root.role(role).map(|keys| keys.keyids.iter().cloned().collect()).unwrap_or_default()
+        };
+        let differ = |role| keys(old, role) != keys(new, role);
+        Self { timestamp: differ("timestamp"), snapshot: differ("snapshot") }
+    }
 }
 
 fn read<T: Ruled>(
@@ -427,11 +442,11 @@ fn pin(file: &str, what: &str) -> Error {
 
 fn core(file: &str, source: sigstore_tuf::Error) -> Error {
     let file = file.to_owned();
-    match source {
-        sigstore_tuf::Error::Rollback { role, trusted, new } => {
-            Error::Rollback { file, subject: role, trusted, offered: new }
-        }
-        sigstore_tuf::Error::IntegrityMismatch(what) => Error::Pin { file, what },
-        source => Error::Core { file, source },
+    if let sigstore_tuf::Error::Rollback { role, trusted, new } = source {
+        return Error::Rollback { file, subject: role, trusted, offered: new };
     }
+    if let sigstore_tuf::Error::IntegrityMismatch(what) = source {
+        return Error::Pin { file, what };
+    }
+    Error::Core { file, source }
 }

@@ -36,11 +36,11 @@ pub fn verify<T: Role>(
     authority: &RoleKeys,
     role: &str,
 ) -> Result<Vec<KeyId>, ThresholdError> {
-    metadata.verify_threshold(keys, authority, role).map_err(|error| match error {
-        sigstore_tuf::Error::ThresholdNotMet { found, threshold, .. } => {
-            ThresholdError::TooFew { found, threshold }
+    metadata.verify_threshold(keys, authority, role).map_err(|error| {
+        if let sigstore_tuf::Error::ThresholdNotMet { found, threshold, .. } = error {
+            return ThresholdError::TooFew { found, threshold };
         }
-        other => ThresholdError::Refused(other),
+        ThresholdError::Refused(error)
     })?;
     // Who signed: the same count again, with each key alone.
     let mut signers = Vec::new();
