@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{api::error::ApiError, db::Db, realm::Realm};
 
 /// Publications that are in memory at once.
-pub(crate) const PUBLICATIONS: usize = 4;
+pub(crate) const PUBLICATIONS: usize = 2;
 
 /// The state of the server.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
@@ -37,7 +37,7 @@ mod verify;
 
 pub(crate) use create::{create, open_or_create_keys};
 pub(crate) use publications::publications;
-pub(crate) use publish::{Precondition, PublishError, Submission};
+pub(crate) use publish::{Precondition, PublishError, Rest, Submission};
 
 /// How long a timestamp holds.
 const TIMESTAMP_LIFE: SignedDuration = SignedDuration::from_hours(72);
@@ -133,17 +133,19 @@ pub(crate) fn folder(data: &Path, realm: &RealmName) -> PathBuf {
     data.join("r").join(realm.as_str())
 }
 
-/// `timestamp.json` as it is served.
+/// What is committed, as it is served: readers never wait for a publication.
 #[derive(Debug, Clone)]
 pub(crate) struct Current {
+    /// `timestamp.json`.
     pub(crate) bytes: Bytes,
-    /// The entity tag without its quotes: 16 hexadecimal digits.
+    /// Its entity tag without quotes: 16 hexadecimal digits.
     pub(crate) tag: String,
+    head: Arc<Head>,
 }
 
 impl Current {
-    fn of(bytes: Vec<u8>) -> Self {
-        Self { tag: entity_tag(&bytes), bytes: bytes.into() }
+    fn of(bytes: Vec<u8>, head: &Head) -> Self {
+        Self { tag: entity_tag(&bytes), bytes: bytes.into(), head: Arc::new(head.clone()) }
     }
 }
 
@@ -224,18 +226,31 @@ impl Realm {
 
     /// Returns the version of a role that is committed, 0 for one that never was.
     pub(crate) fn version(&self, role: &str) -> u64 {
-        self.lock().version(role)
+        self.committed().version(role)
+    }
+
+    /// Returns whether a file may be served: metadata that a publication under way has written is
+    /// not yet the one that will have its name for ever.
+    pub(crate) fn serves(&self, name: &FileName) -> bool {
+        match name {
+            FileName::Metadata { version, role } => *version <= self.version(role),
+            FileName::Timestamp
+            | FileName::Target { .. }
+            | FileName::Closure(_)
+            | FileName::Hints(_)
+            | FileName::Shard(_) => true,
+        }
     }
 
     /// Returns all roles and their versions as the snapshot has them.
     pub(crate) fn roles(&self) -> Vec<(String, u64)> {
-        let head = self.lock();
+        let head = self.committed();
         head.snapshot.roles.iter().map(|(role, version)| (role.clone(), *version)).collect()
     }
 
     /// Returns when the timestamp expires.
     pub(crate) fn expires(&self) -> Timestamp {
-        self.lock().timestamp.header.expires.into()
+        self.committed().timestamp.header.expires.into()
     }
 
     /// Returns the current policy of a group, if its owners published one.
@@ -268,6 +283,10 @@ impl Realm {
             return self.commit_timestamp(&mut head, now);
         }
         Ok(())
+    }
+
+    fn committed(&self) -> Arc<Head> {
+        Arc::clone(&self.current.borrow().head)
     }
 
     fn lock(&self) -> MutexGuard<'_, Head> {
@@ -312,8 +331,8 @@ impl Realm {
             self.current.send_replace(current);
             return Err(error.into());
         }
+        self.current.send_replace(Current::of(bytes, &next));
         *head = next;
-        self.current.send_replace(Current::of(bytes));
         Ok(())
     }
 
@@ -376,7 +395,9 @@ fn load(name: &RealmName, blobs: &Blobs, rules: &Rules) -> Result<(Head, Current
     while blobs.has(&FileName::metadata(root + 1, "root")) {
         root += 1;
     }
-    Ok((Head { root, timestamp, snapshot }, Current::of(bytes)))
+    let head = Head { root, timestamp, snapshot };
+    let current = Current::of(bytes, &head);
+    Ok((head, current))
 }
 
 fn read(name: &RealmName, blobs: &Blobs, file: &FileName) -> Result<Vec<u8>, RealmError> {

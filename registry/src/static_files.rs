@@ -68,9 +68,10 @@ pub(crate) async fn file(
     UrlPath((realm, path)): UrlPath<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response<Body>, ApiError> {
-    let blobs = app.realm(&realm)?.blobs().clone();
+    let realm = app.realm(&realm)?;
     let missing = || ApiError::not_found("there is no such file in this realm");
-    let name = FileName::parse(&path).ok_or_else(missing)?;
+    let name = FileName::parse(&path).filter(|name| realm.serves(name)).ok_or_else(missing)?;
+    let blobs = realm.blobs().clone();
     let change = name.change();
     if let Some(tag) = name.digest().map(tag_of).filter(|tag| matches(&headers, tag)) {
         return Ok(not_modified(&tag, change));

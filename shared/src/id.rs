@@ -172,10 +172,6 @@ checked_text!(
 
 impl ProfileName {
     /// Returns the name of the profile that holds the host's own operating system.
-    ///
-    /// # Panics
-    ///
-    /// Never: `system` is a name.
     #[must_use]
     pub fn system() -> Self {
         Self("system".into())

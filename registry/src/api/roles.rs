@@ -1,6 +1,6 @@
 //! `PUT /roles/{role}`: a publication.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -20,11 +20,16 @@ use shared::{
     trust::Rules,
 };
 
+use tokio::sync::SemaphorePermit;
+
 use super::{blocking, error::ApiError};
 use crate::{
     app::App,
-    realm::{Precondition, PublishError, Realm, Submission, publications},
+    realm::{Precondition, PublishError, Realm, Rest, Submission, publications},
 };
+
+/// How long a publication may take to come.
+const UPLOAD: Duration = Duration::from_secs(600);
 
 /// Takes a new version of a role, with the files that it references.
 pub(crate) async fn publish(
@@ -35,10 +40,10 @@ pub(crate) async fn publish(
 ) -> Result<(StatusCode, Json<PublishReceipt>), ApiError> {
     let realm = Arc::clone(app.realm(&realm)?);
     let expected = precondition(&headers)?;
-    // Only so many may hold their files in memory at once.
-    let _permit = app.publications.acquire().await.map_err(|error| ApiError::internal(&error))?;
     let now = app.now();
-    let submission = read(multipart, &realm, &role, expected, now).await?;
+    let reading = read(multipart, &app, &realm, (&role, expected), now);
+    let (submission, _permit) =
+        tokio::time::timeout(UPLOAD, reading).await.map_err(|_| too_slow())??;
     let publishing = Arc::clone(&realm);
     let receipt = blocking(move || publishing.publish(&role, expected, &submission, now)).await??;
     tracing::info!(
@@ -92,40 +97,56 @@ fn unconditional() -> ApiError {
     ApiError::new(StatusCode::PRECONDITION_REQUIRED, problem)
 }
 
-async fn read(
+/// Reads the parts. Only so many publishers may have their files in memory at once, and only those
+/// who may publish: the role comes first, and is checked before anything else is read.
+async fn read<'a>(
     mut multipart: Multipart,
+    app: &'a App,
     realm: &Arc<Realm>,
-    role: &str,
-    expected: Precondition,
+    (role, expected): (&str, Precondition),
     now: jiff::Timestamp,
-) -> Result<Submission, ApiError> {
-    let mut submission = Submission { role: Vec::new(), blobs: BTreeMap::new(), hints: Vec::new() };
+) -> Result<(Submission, Option<SemaphorePermit<'a>>), ApiError> {
+    let mut submission = Submission::default();
+    let mut rest = None;
+    let mut permit = None;
     while let Some(field) = multipart.next_field().await.map_err(|error| unread(&error))? {
-        match (field.name().and_then(Part::from_name), submission.role.is_empty()) {
-            (Some(Part::Role), true) => {
+        let part = field.name().and_then(Part::from_name);
+        let part = part.ok_or_else(|| form("a part that is not `role`, `blob` or `hints`"))?;
+        match (part, rest) {
+            (Part::Role, None) => {
                 let max = Rules::shoal(realm.name().as_str()).max_len(role);
                 submission.role = whole(field, max).await?.into();
-                // Whoever may not publish need not send the rest.
                 let (realm, role, bytes) =
                     (Arc::clone(realm), role.to_owned(), submission.role.clone());
-                blocking(move || realm.may_publish(&role, expected, &bytes, now)).await??;
+                let checked = move || realm.may_publish(&role, expected, &bytes, now);
+                rest = Some(blocking(checked).await??);
+                if rest == Some(Rest::Needed) {
+                    let waiting = app.publications.acquire().await;
+                    permit = Some(waiting.map_err(|error| ApiError::internal(&error))?);
+                }
             }
-            (Some(Part::Blob), false) => {
+            (Part::Blob, Some(Rest::Needed)) => {
                 let bytes = whole(field, closure::MAX_LEN as u64).await?;
                 submission.blobs.insert(Sha256::of(&bytes), bytes.into());
             }
-            (Some(Part::Hints), false) => {
+            (Part::Hints, Some(Rest::Needed)) => {
                 submission.hints.push(whole(field, hints::MAX_LEN as u64).await?.into());
             }
-            (Some(Part::Role), false) => return Err(form("a second part `role`")),
-            (Some(Part::Blob | Part::Hints), true) => return Err(form("a part before `role`")),
-            (None, _) => return Err(form("a part that is not `role`, `blob` or `hints`")),
+            // Read, so that the answer is heard, and dropped.
+            (Part::Blob | Part::Hints, Some(Rest::Known)) => drain(field).await?,
+            (Part::Role, Some(_)) => return Err(form("a second part `role`")),
+            (Part::Blob | Part::Hints, None) => return Err(form("a part before `role`")),
         }
     }
-    if submission.role.is_empty() {
-        return Err(form("no part `role`"));
+    match rest {
+        Some(_) => Ok((submission, permit)),
+        None => Err(form("no part `role`")),
     }
-    Ok(submission)
+}
+
+async fn drain(mut field: Field<'_>) -> Result<(), ApiError> {
+    while field.chunk().await.map_err(|error| unread(&error))?.is_some() {}
+    Ok(())
 }
 
 async fn whole(mut field: Field<'_>, max: u64) -> Result<Bytes, ApiError> {
@@ -144,6 +165,11 @@ fn unread(error: &MultipartError) -> ApiError {
         return too_large("the publication is too large");
     }
     form(&error.body_text())
+}
+
+fn too_slow() -> ApiError {
+    let problem = Problem::new(Kind::Timeout, "too_slow", "the publication took too long to come");
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, problem.leaves("nothing changed"))
 }
 
 fn too_large(what: &str) -> ApiError {

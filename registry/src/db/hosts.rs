@@ -101,7 +101,7 @@ pub(crate) enum Stored {
 
 /// Stores a report if it is newer than the last one of its host.
 ///
-/// A counter that grows proves that, and so does a nonce that was just given out. A host that the
+/// A counter that grows proves that, and so does a nonce that was given out and not used yet. A host that the
 /// database does not know, because it was lost, is challenged, so that no old report is replayed.
 pub(crate) fn report(
     connection: &Connection,
@@ -116,17 +116,17 @@ pub(crate) fn report(
         params![realm, host, certificate.name.as_str(), json(certificate)?, now.as_second()],
     )?;
     let digest = Sha256::of(payload).0;
-    let (counter, expected, last): (Option<u64>, Option<String>, Option<[u8; 32]>) = connection
-        .query_row(
-            "SELECT counter, nonce, digest FROM hosts WHERE realm = ?1 AND host = ?2",
-            params![realm, host],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-        )?;
+    let Last { counter, highest, boot_id, nonce: expected, digest: last } =
+        last(connection, realm, &host)?;
     // A host that lost our answer sends the same report again.
     if last == Some(digest) {
         return Ok(Stored::Yes);
     }
-    let grows = counter.is_some_and(|counter| report.counter > counter);
+    // After a restart of the counter, reports from before it have higher ones: those of another
+    // boot must be beyond all that were ever stored.
+    let same_boot = boot_id.as_deref() == Some(report.boot_id.as_str());
+    let grows = counter
+        .is_some_and(|counter| report.counter > counter && (same_boot || report.counter > highest));
     let answers = report.nonce.is_some() && report.nonce == expected;
     if !grows && !answers {
         let nonce = expected.unwrap_or_else(|| nonce.clone());
@@ -138,7 +138,7 @@ pub(crate) fn report(
     }
     connection.execute(
         "UPDATE hosts SET counter = ?3, nonce = NULL, reported_at = ?4, digest = ?5, report = ?6,
-             signed = ?7, certificate = ?8
+             signed = ?7, certificate = ?8, boot_id = ?9, highest = max(highest, ?3)
          WHERE realm = ?1 AND host = ?2",
         params![
             realm,
@@ -148,10 +148,37 @@ pub(crate) fn report(
             digest,
             json(report)?,
             signed,
-            json(certificate)?
+            json(certificate)?,
+            report.boot_id,
         ],
     )?;
     Ok(Stored::Yes)
+}
+
+/// What the next report of a host is held against.
+struct Last {
+    counter: Option<u64>,
+    highest: u64,
+    boot_id: Option<String>,
+    nonce: Option<String>,
+    digest: Option<[u8; 32]>,
+}
+
+fn last(connection: &Connection, realm: &str, host: &str) -> Result<Last, DbError> {
+    let mut select = connection.prepare_cached(
+        "SELECT counter, highest, boot_id, nonce, digest FROM hosts
+         WHERE realm = ?1 AND host = ?2",
+    )?;
+    let found = select.query_row(params![realm, host], |row| {
+        Ok(Last {
+            counter: row.get(0)?,
+            highest: row.get(1)?,
+            boot_id: row.get(2)?,
+            nonce: row.get(3)?,
+            digest: row.get(4)?,
+        })
+    });
+    Ok(found?)
 }
 
 /// Lists the hosts of a realm by name, from behind the name and id `after`; hosts that were made

@@ -29,6 +29,8 @@ CREATE TABLE hosts (
     enrolled_at INTEGER NOT NULL,
     replaced    INTEGER NOT NULL DEFAULT 0,  -- 1: a later host has enrolled under its name
     counter     INTEGER,             -- of the last report; null: the next one is challenged
+    highest     INTEGER NOT NULL DEFAULT 0,  -- counter of any report that was stored
+    boot_id     TEXT,                -- of the last report
     nonce       TEXT,                -- what the next report must repeat
     reported_at INTEGER,
     digest      BLOB,                -- SHA-256 of the last report

@@ -31,6 +31,14 @@ pub(crate) enum Precondition {
     Absent,
 }
 
+/// Whether the files beside a role are of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rest {
+    Needed,
+    /// The role is published already: its publisher lost our answer.
+    Known,
+}
+
 /// What a publisher sends.
 #[derive(Debug, Default)]
 pub(crate) struct Submission {
@@ -115,22 +123,23 @@ fn shown(expected: &Precondition) -> String {
 const RESERVED: [Feature; 3] = [Feature::Requires, Feature::Rollout, Feature::Shards];
 
 impl Realm {
-    /// Checks that a role may be published, before its files are looked at.
+    /// Checks that a role may be published, before its files are looked at; tells whether they are
+    /// needed.
     pub(crate) fn may_publish(
         &self,
         role: &str,
         expected: Precondition,
         bytes: &[u8],
         now: Timestamp,
-    ) -> Result<(), PublishError> {
-        let head = self.lock().clone();
+    ) -> Result<Rest, PublishError> {
+        let head = self.committed();
         let state = State { realm: self, head: &head };
         if admit::Realm::role(&state, role).is_some_and(|current| current == bytes) {
-            return Ok(());
+            return Ok(Rest::Known);
         }
         check_precondition(role, head.version(role), expected)?;
         match admit::admit(&state, role, bytes, &BTreeMap::new(), &self.rules, now) {
-            Ok(_) | Err(admit::Refusal::Missing { .. }) => Ok(()),
+            Ok(_) | Err(admit::Refusal::Missing { .. }) => Ok(Rest::Needed),
             Err(refusal) => Err(refusal.into()),
         }
     }

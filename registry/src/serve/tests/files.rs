@@ -80,3 +80,17 @@ async fn a_file_cache_can_be_resumed() {
     assert_eq!(missing.status(), StatusCode::NOT_FOUND);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn metadata_is_served_once_it_is_committed_and_not_before() {
+    let data = data();
+    let server = Running::start(data.path()).await;
+    server.publish_web(1).await;
+    let metadata = data.path().join("r/main/metadata");
+    // As a publication that has failed for want of space would leave it.
+    fs::write(metadata.join("2.web.json"), b"{}").unwrap();
+    assert_eq!(server.file("metadata/2.web.json").await, None);
+    assert_eq!(server.publish_web(2).await.0, StatusCode::CREATED);
+    assert!(server.file("metadata/2.web.json").await.is_some());
+    server.stop().await;
+}

@@ -89,6 +89,13 @@ async fn reports_are_stored_in_their_order_and_replays_are_challenged() {
     assert_eq!(mended.0, 200);
     assert_eq!(send_report(&server, report(1, Some(&challenge.nonce))).await.0, 200);
     assert_eq!(send_report(&server, report(2, None)).await.0, 200);
+
+    // From before the counter restarted, by a host that has booted since.
+    let mut old = host.report(7, None);
+    old.boot_id = "earlier".to_owned();
+    assert_eq!(send_report(&server, host.signed(&old, &certificate)).await.0, 401);
+    old.counter = 10;
+    assert_eq!(send_report(&server, host.signed(&old, &certificate)).await.0, 200);
     assert_eq!(hosts(&server, "").await[0].state, StateWord::Converged);
     server.stop().await;
 }
