@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use tests::{Ran, Realm, Server, fixture, python, run, scratch, shoal};
+use tests::{Ran, Realm, Server, bin, fixture, python, run, scratch, shoal};
 
 /// A client's two folders.
 struct TufClient<'a> {
@@ -96,4 +96,34 @@ fn trusts_no_root_that_its_own_keys_did_not_sign() {
     let said = client.run(&["init", forged.to_str().unwrap()]).fails(1);
     assert!(said.contains("is not signed by those who may"), "{said}");
     client.run(&["--metadata-url", "http://127.0.0.1:9/", "refresh"]).fails(1);
+}
+
+/// Tests that look at which files python-tuf itself opens.
+const OF_ITS_INSIDES: [&str; 4] = [
+    "test_intermediate_root_cache",
+    "test_load_metadata_from_cache",
+    "test_not_loading_targets_twice",
+    // TAP 15, which is no part of TUF 1.0.
+    "succinct",
+];
+
+#[test]
+fn python_tufs_own_tests_of_its_client_pass_with_ours() {
+    let place = python().ancestors().nth(2).unwrap().to_owned();
+    let source = fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().path());
+    let source = source.into_iter().find(|path| path.join("tests/test_updater_ng.py").exists());
+    let source = source.unwrap_or_else(|| {
+        panic!("there is no source of python-tuf in {}; tests/run puts it there", place.display())
+    });
+    let files = ["top_level_update", "delegation_graphs", "key_rotations", "fetch_target"];
+    let files = files.map(|name| format!("tests/test_updater_{name}.py"));
+    let mut pytest = Command::new(python());
+    pytest.args(["-m", "pytest", "-q", "-p", "agent_updater", "-p", "no:cacheprovider"]);
+    pytest.args(["-k", &format!("not ({})", OF_ITS_INSIDES.join(" or "))]).args(files);
+    pytest.arg("tests/test_updater_consistent_snapshot.py").current_dir(source);
+    pytest.env("PYTHONPATH", format!("{}:.", fixture("tuf").display()));
+    pytest.env("PYTHONDONTWRITEBYTECODE", "1").env("AGENT", bin("agent"));
+    let said = run(&mut pytest).ok();
+    let passed = said.lines().last().and_then(|line| line.split(" passed").next()).unwrap();
+    assert!(passed.parse::<u32>().is_ok_and(|passed| passed >= 40), "{said}");
 }
