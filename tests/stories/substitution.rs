@@ -262,3 +262,40 @@ fn a_store_that_real_nix_began_is_continued_and_then_collected() {
     nix.verify();
     assert_eq!(nix.valid_paths().len(), 28);
 }
+
+/// Runs a program and prints the most memory that it had, in KiB.
+const PEAK: &str = "import resource, subprocess, sys\n\
+    code = subprocess.call(sys.argv[1:])\n\
+    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n\
+    sys.exit(code)";
+
+#[test]
+fn memory_stays_below_64_mib_whatever_the_closure() {
+    let folder = scratch();
+    let source = Nix::at(&folder.path().join("source"));
+    let paths: Vec<String> = ["a", "b", "c"]
+        .iter()
+        .map(|name| {
+            let file = folder.path().join(name);
+            std::fs::write(&file, name).unwrap();
+            std::fs::File::options().write(true).open(&file).unwrap().set_len(48 << 20).unwrap();
+            source.nix_store(&["--add", file.to_str().unwrap()]).ok().trim().to_owned()
+        })
+        .collect();
+    for compression in ["xz", "zstd"] {
+        let cache = folder.path().join(compression);
+        let mut registry = shoal("registry");
+        registry.env("HOME", folder.path()).args(["cache", "push", "--compression", compression]);
+        registry.arg("--to").arg(&cache).arg("--root").arg(source.root());
+        run(registry.args(&paths)).ok();
+
+        let server = Server::new(&cache);
+        let root = folder.path().join(format!("{compression}-root"));
+        let mut agent = tests::tool("python3");
+        agent.args(["-c", PEAK]).arg(tests::bin("agent")).args(["copy-closure", "--from"]);
+        let peak = run(agent.arg(server.url()).arg("--root").arg(&root).args(&paths)).ok();
+        let peak: u64 = peak.trim().parse().unwrap();
+        assert!(peak < 64 * 1024, "{compression}: {peak} KiB");
+        Nix::at(&root).verify();
+    }
+}
