@@ -141,7 +141,9 @@ impl Builder {
     #[must_use]
     pub fn new() -> Self {
         let folder = scratch();
-        fs::create_dir(folder.path().join("cache")).expect("it is ours");
+        let cache = folder.path().join("cache");
+        fs::create_dir(&cache).expect("it is ours");
+        fs::write(cache.join("nix-cache-info"), "StoreDir: /nix/store\n").expect("it is ours");
         Self { folder }
     }
 
