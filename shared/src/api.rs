@@ -1,6 +1,6 @@
 //! What goes over HTTP between a registry, its publishers and its hosts, as JSON.
 //!
-//! Errors are a [`Problem`](crate::problem::Problem) with the content type [`PROBLEM`]. Nothing
+//! Errors are a [`Problem`] with the content type [`PROBLEM`]. Nothing
 //! here is trusted: what must be believed is signed, and is an envelope within these messages.
 //!
 //! Below `/api/v1/realms/{realm}`:

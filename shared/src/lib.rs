@@ -1,8 +1,11 @@
 //! What the registry and the agent must agree on.
 //!
 //! This crate is pure: no files, no network, no clock, no threads, no randomness. Whatever it
-//! needs of the world is an argument, so every rule here can be tested by a value. Start at
-//! [`nix`] for Nix's own formats.
+//! needs of the world is an argument, so every rule here can be tested by a value.
+//!
+//! Reading order: [`nix`] for Nix's own formats; [`id`] for names; [`manifest`], [`policy`] and
+//! [`closure`] for what is published; [`trust`] for who may; [`report`] and [`certificate`] for
+//! what comes back; [`api`] for how it travels.
 
 pub mod api;
 pub mod certificate;

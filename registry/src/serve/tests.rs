@@ -198,6 +198,24 @@ async fn hints_come_with_their_closure_index_and_with_no_other() {
 }
 
 #[tokio::test]
+async fn a_publication_that_cannot_be_written_changes_nothing() {
+    let data = data();
+    let server = Running::start(data.path()).await;
+    // Stands in for a disk that is full: nothing can be written below this name.
+    let closures = data.path().join("r/main/closures");
+    fs::write(&closures, b"").unwrap();
+    let before = server.file("metadata/timestamp.json").await;
+    let (status, problem) = server.publish_web(1).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (500, &"internal".into()));
+    assert!(!problem.to_string().contains("closures"), "{problem}");
+    assert_eq!(server.file("metadata/timestamp.json").await, before);
+    fs::remove_file(closures).unwrap();
+    assert_eq!(server.publish_web(1).await.0, StatusCode::CREATED);
+    follow(&server, "eu-prod/web").await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn the_history_is_rebuilt_from_the_files() {
     let data = data();
     let server = Running::start(data.path()).await;
