@@ -10,6 +10,7 @@ use shared::id::{Digest, RealmName, TargetPath};
 use shared::trust::{Stored, StoredError, StoredTarget};
 
 use crate::config::RootOfTrust;
+use crate::crash;
 use crate::files::{self, FileError};
 
 /// Root, timestamp, snapshot and targets.
@@ -108,7 +109,10 @@ fn commit(path: &Path, bytes: &[u8]) -> Result<(), TrustStoreError> {
     if files::read(path, MAX_FILE)?.as_deref() == Some(bytes) {
         return Ok(());
     }
-    Ok(files::replace(path, bytes)?)
+    crash::point("trust.write");
+    files::replace(path, bytes)?;
+    crash::point("trust.written");
+    Ok(())
 }
 
 #[cfg(test)]

@@ -25,13 +25,22 @@ impl Host {
     /// When it is not let in.
     #[must_use]
     pub fn enrol(realm: &Realm, group: &str, name: &str) -> Self {
+        Self::enrol_at(realm, &realm.url, group, name)
+    }
+
+    /// Lets a new host follow `group`, by way of whatever passes things on at `url`.
+    ///
+    /// # Panics
+    /// When it is not let in.
+    #[must_use]
+    pub fn enrol_at(realm: &Realm, url: &str, group: &str, name: &str) -> Self {
         let host = Self { folder: scratch() };
         let data = realm.data();
         let data = data.to_str().expect("a plain path");
         let token =
             realm.operator().run(&["host", "enroll-token", "--group", group, "--data", data]).ok();
         let mut enroll = host.agent();
-        enroll.args(["enroll", &realm.url, "--group", group, "--name", name]);
+        enroll.args(["enroll", url, "--group", group, "--name", name]);
         enroll.args(["--trust", &realm.fingerprint, "--token", token.trim()]);
         enroll.arg("--state-dir").arg(host.state_dir()).arg("--root").arg(host.root());
         run(&mut enroll).ok();

@@ -13,6 +13,7 @@
 pub mod host;
 pub mod nix;
 pub mod process;
+pub mod proxy;
 pub mod realm;
 pub mod server;
 
@@ -25,6 +26,7 @@ use std::{
 pub use host::{Builder, Host};
 pub use nix::Nix;
 pub use process::{Ran, Service, bin, python, run, run_with_input, shoal, tool};
+pub use proxy::Proxy;
 pub use realm::{Realm, Signer};
 pub use server::{Request, Response, Server};
 

@@ -4,6 +4,8 @@
 //! their helpers too.
 
 #[cfg(test)]
+mod agent;
+#[cfg(test)]
 mod attacks;
 #[cfg(test)]
 mod caches;
