@@ -8,7 +8,7 @@ use sigstore_tuf::{Delegations, Key, Metadata, Role, Root, Snapshot, Targets, Ti
 
 use super::fence::{self, FenceError, Pattern};
 use super::keys::PublicKey;
-use super::rules::{FenceRule, FormRule, KeyRule, MAX_VERSION, Rules, Violation};
+use super::rules::{FenceRule, FormRule, KeyRule, MAX_DELEGATIONS, MAX_VERSION, Rules, Violation};
 use crate::id::TargetPath;
 use crate::json::{self, Controls};
 use crate::nix::Sha256;
@@ -112,6 +112,9 @@ fn check_form(bytes: &[u8], version: u64) -> Result<(), Violation> {
 fn check_keys(keys: &BTreeMap<String, Key>, rules: &Rules) -> Result<(), Violation> {
     if rules.keys == KeyRule::AsDeclared {
         return Ok(());
+    }
+    if keys.len() > MAX_DELEGATIONS {
+        return Err(form(format!("more than {MAX_DELEGATIONS} keys")));
     }
     for (id, key) in keys {
         let refused = |why: &str| Violation::Key { id: id.clone(), why: why.to_owned() };
@@ -261,6 +264,9 @@ fn check_fenced(targets: &Targets, role: &str) -> Result<(), Violation> {
     }
     let Some(delegations) = &targets.delegations else { return Ok(()) };
     let patterns = patterns(delegations)?;
+    if patterns.iter().map(Vec::len).sum::<usize>() > MAX_DELEGATIONS {
+        return Err(form(format!("more than {MAX_DELEGATIONS} patterns")));
+    }
     let mut names = BTreeSet::new();
     for (delegation, patterns) in delegations.roles.iter().zip(&patterns) {
         if !delegation.terminating {

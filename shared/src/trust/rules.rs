@@ -8,6 +8,10 @@ use crate::json::JsonError;
 /// The highest version of anything.
 pub const MAX_VERSION: u64 = u32::MAX as u64;
 
+/// The most keys, and the most patterns, that one role may delegate with: every key is a point to
+/// compute and every two patterns are compared, before it is known who signed.
+pub const MAX_DELEGATIONS: usize = 4096;
+
 /// Which public keys count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyRule {
@@ -132,11 +136,11 @@ impl Rules {
             fence: FenceRule::Fenced,
             fork: ForkRule::Refused,
             sizes: Sizes {
-                root: 256 * KIB,
+                root: 64 * KIB,
                 timestamp: 16 * KIB,
-                snapshot: 2 * MIB,
-                targets: 4 * MIB,
-                delegated: MIB,
+                snapshot: 512 * KIB,
+                targets: MIB,
+                delegated: 512 * KIB,
                 target: 64 * KIB,
             },
             max_age: Some(MaxAge {

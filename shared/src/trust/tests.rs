@@ -333,6 +333,16 @@ fn only_what_was_asked_for_is_taken() {
 }
 
 #[test]
+fn more_delegations_than_anybody_needs_are_refused_before_they_are_compared() {
+    let mut targets = TestRealm::new().roles["targets"].clone();
+    let patterns = (0..5000).map(|number| format!("eu/p{number}").parse().expect("a pattern"));
+    targets.delegations[0].patterns = patterns.collect();
+    let error = targets.document().expect_err("too many");
+    let source = std::error::Error::source(&error).map(ToString::to_string);
+    assert_eq!(source.as_deref(), Some("more than 4096 patterns"));
+}
+
+#[test]
 fn oversized_files_are_refused_before_they_are_parsed() {
     let mut realm = TestRealm::new();
     let size = 10 * 1024 * 1024;
@@ -359,4 +369,36 @@ proptest! {
         let result = TestHost::of(&realm).find(&realm, "eu/webshop");
         prop_assert!(result.is_err(), "{name} bit {bit}");
     }
+
+    /// Whatever JSON stands in the place of whatever member, reading it ends, and in no panic.
+    #[test]
+    fn no_misplaced_value_brings_a_reader_down(
+        file: prop::sample::Index,
+        place: prop::sample::Index,
+        value in prop::sample::select(vec![
+            "null", "true", "-1", "0", "1.5", "1e999", "18446744073709551615", "{}", "[]",
+            "[[[[[]]]]]", "\"\"", "\"../..\"", "\"\u{e9}\"", "{\"\":{}}",
+            "\"9999-99-99T99:99:99Z\"", "[{\"name\":\"x\",\"keyids\":[],\"threshold\":0}]",
+        ]),
+    ) {
+        let realm = TestRealm::new();
+        let names = ["1.root.json", "timestamp.json", "3.snapshot.json", "1.targets.json"];
+        let text = String::from_utf8(realm.files[names[file.index(4)]].clone()).expect("text");
+        let members: Vec<usize> = text.match_indices("\":").map(|(at, _)| at + 2).collect();
+        let start = members[place.index(members.len())];
+        let length = value_length(&text[start..]);
+        let changed = format!("{}{value}{}", &text[..start], &text[start + length..]);
+        for rules in [Rules::shoal(REALM), Rules::conformance()] {
+            for role in ["root", "timestamp", "snapshot", "targets", "shop"] {
+                drop(Document::read(changed.as_bytes(), role, &rules));
+            }
+        }
+    }
+}
+
+/// Returns the length of the JSON value that a text begins with.
+fn value_length(text: &str) -> usize {
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<serde_json::Value>();
+    values.next().expect("a value").expect("JSON");
+    values.byte_offset()
 }
