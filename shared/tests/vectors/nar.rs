@@ -158,8 +158,9 @@ fn nothing_is_allocated_because_an_archive_claims_a_length() {
         assert!(matches!(outcome, Err(ReadError::Malformed { .. })), "{name}: {outcome:?}");
         assert!(counter.bytes >= GIVEN && counter.bytes < GIVEN + 4096, "{}", counter.bytes);
         assert!(counter.largest <= CAPACITY, "{}", counter.largest);
-        // Other tests of this program run meanwhile, therefore not 0.
-        assert!(grown < 512 * 1024, "{name} made the address space grow by {grown} KiB");
+        // Other tests of this program run meanwhile, each thread with an arena of its own,
+        // therefore not 0 but 1/64 of the smallest claim.
+        assert!(grown < 16 << 20, "{name} made the address space grow by {grown} KiB");
     }
 }
 
