@@ -4,6 +4,7 @@
 //! team runs as root unless the owners said so.
 
 mod exec;
+mod leftover;
 mod user;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use shared::nix::StorePath;
 
 use crate::state::{Activation, Code, EpochVersion, Reason};
 
+pub(crate) use self::leftover::end as end_leftover;
 pub(crate) use self::user::{Host, choose};
 
 /// Something that was, or is to be, at work.
@@ -31,6 +33,8 @@ pub(crate) struct Work<'a> {
 pub(crate) struct Place<'a> {
     /// The store root.
     pub(crate) root: &'a Path,
+    /// The agent's state folder.
+    pub(crate) state_dir: &'a Path,
     /// The profile's link.
     pub(crate) link: &'a Path,
     /// The group, if one is followed.
@@ -128,6 +132,7 @@ async fn start(
         argument: place.link.to_owned(),
         environment,
         account,
+        state_dir: place.state_dir.to_owned(),
         timeout: std::time::Duration::from_secs((*timeout).into()),
     };
     let name = format!("`{}` of `{}`", program.file(), work.path);

@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Child;
 use tokio::time::timeout;
 
+use super::leftover::Running;
 use super::user::Account;
 
 /// Where programs find theirs.
@@ -21,10 +22,13 @@ pub(super) const PATH: &str = "/run/current-system/sw/bin:/usr/local/sbin:/usr/l
     /usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Time between SIGTERM and SIGKILL.
-const GRACE: Duration = Duration::from_secs(10);
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 /// How long output is read after the program has ended, from what it left behind.
 const DRAIN: Duration = Duration::from_millis(500);
+
+/// Lets the program start once it is written down that it runs.
+const GATE: &str = r#"read -r _ || exit; unset _ PWD OLDPWD SHLVL; exec "$0" "$1" < /dev/null"#;
 
 /// Most output that is kept: the end of it, for journal and report.
 const MAX_LOG: usize = 4096;
@@ -40,6 +44,8 @@ pub(crate) struct Command {
     pub(crate) environment: Vec<(&'static str, OsString)>,
     /// Whom it runs as, if not as us.
     pub(crate) account: Option<Account>,
+    /// Where it is written down that it runs.
+    pub(crate) state_dir: PathBuf,
     /// How long it may take.
     pub(crate) timeout: Duration,
 }
@@ -92,8 +98,18 @@ pub(crate) async fn run(command: &Command) -> Result<String, Failed> {
 }
 
 async fn run_to_end(command: &Command, log: &Log) -> Result<(), Problem> {
+    check_executable(command).map_err(Problem::Start)?;
     let mut child = spawn(command).map_err(Problem::Start)?;
     let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    let recorded = group.map(|group| Running::record(&command.state_dir, group)).transpose();
+    if let Err(error) = &recorded {
+        // On a full disk, going back matters more than that a second accident finds a trace.
+        tracing::warn!(%error, "cannot write down that an activation runs");
+    }
+    if let Some(mut gate) = child.stdin.take() {
+        // Fails if the shell is gone already, which its status tells.
+        drop(gate.write_all(b"\n").await);
+    }
     let readers = [
         tokio::spawn(read_into(child.stdout.take(), Arc::clone(log))),
         tokio::spawn(read_into(child.stderr.take(), Arc::clone(log))),
@@ -116,14 +132,27 @@ async fn run_to_end(command: &Command, log: &Log) -> Result<(), Problem> {
     status
 }
 
+/// The shell only tells a number for what a person should read.
+fn check_executable(command: &Command) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let metadata = std::fs::metadata(&command.program)?;
+    if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 {
+        return Ok(());
+    }
+    Err(io::ErrorKind::PermissionDenied.into())
+}
+
+/// Starts the program behind a gate, which opens when a line comes and shuts if we die before.
 fn spawn(command: &Command) -> io::Result<Child> {
-    let mut child = tokio::process::Command::new(&command.program);
+    let mut child = tokio::process::Command::new("/bin/sh");
     child
+        .args(["-c", GATE])
+        .arg(&command.program)
         .arg(&command.argument)
         .current_dir("/")
         .env_clear()
         .envs(command.environment.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
@@ -199,6 +228,7 @@ mod tests {
             argument: "/the/link".into(),
             environment: vec![("PATH", PATH.into()), ("SHOAL_PROFILE", "web".into())],
             account: None,
+            state_dir: folder.path().to_owned(),
             timeout: limit,
         };
         run(&command).await
@@ -242,6 +272,7 @@ mod tests {
             argument: "/".into(),
             environment: Vec::new(),
             account: None,
+            state_dir: "/nonexistent".into(),
             timeout: LONG,
         };
         let failed = run(&command).await.unwrap_err();

@@ -36,6 +36,7 @@ impl Session {
         group: Option<GroupName>,
     ) -> Result<Self, ConvergeError> {
         let lock = HostLock::take(&inner.place.state_dir)?;
+        activate::end_leftover(&inner.place.state_dir);
         let links = Links::open(&inner.link(&name))?;
         let (mut profile, saved) = match inner.journal.read(&name) {
             Ok(Some(profile)) => (profile.clone(), Some(profile)),
@@ -284,6 +285,7 @@ impl Session {
         let host = self.host()?;
         let place = activate::Place {
             root: &self.inner.place.root,
+            state_dir: &self.inner.place.state_dir,
             link: self.links.link(),
             group: self.profile.group.as_ref(),
             profile: &self.profile.name,

@@ -1,8 +1,8 @@
 //! `kill -9` between any two writes of trust state, journal, pins and profile.
 
-use std::os::unix::process::ExitStatusExt as _;
+use std::{fs, os::unix::process::ExitStatusExt as _, process::Stdio};
 
-use tests::{Builder, Host};
+use tests::{Builder, Host, eventually};
 
 use super::{ACTIVATE, active, publish, realm, team};
 
@@ -64,4 +64,31 @@ fn a_rollback_that_is_killed_anywhere_ends_on_what_ran_before() {
         assert_eq!(profile["running"]["version"], 1);
         assert_eq!(active(host, "web").as_deref(), Some("1"));
     });
+}
+
+#[test]
+fn an_activation_whose_agent_is_killed_is_ended_before_the_next_one_begins() {
+    let builder = Builder::new();
+    let realm = realm(&builder, &["web"]);
+    let web = team(&realm, "web");
+    let host = Host::enrol(&realm, "eu", "host-1");
+    let first = "if mkdir \"$SHOAL_ROOT/once\"; then
+        sleep 1000 & echo $$ $! > \"$SHOAL_ROOT/pids.new\"
+        mv \"$SHOAL_ROOT/pids.new\" \"$SHOAL_ROOT/pids\"; wait; fi";
+    publish(&web, &builder, "web", &format!("{first}\n{ACTIVATE}"));
+    let mut once = host.agent().arg("once").stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let once = once.as_mut().unwrap();
+    let pids = host.root().join("pids");
+    let pids = eventually("the activation begins", || fs::read_to_string(&pids).ok());
+    once.kill().unwrap();
+    once.wait().unwrap();
+    let alive = |pid: &str| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    };
+    assert!(pids.split_whitespace().all(alive), "both outlived the agent");
+    host.run(&["once"]).ok();
+    assert_eq!(host.state("web"), "converged");
+    assert_eq!(active(&host, "web").as_deref(), Some("1"));
+    assert!(!pids.split_whitespace().any(alive), "nothing of the first one is left");
 }
