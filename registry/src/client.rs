@@ -163,7 +163,15 @@ impl Client {
             Some(version) => request.header(header::IF_MATCH, format!("\"{version}\"")),
             None => request.header(header::IF_NONE_MATCH, "*"),
         };
-        self.answer(request).await
+        self.answer(request).await.map_err(|problem| {
+            if problem.kind != Kind::Unreachable {
+                return problem;
+            }
+            // The answer is lost, which says nothing of the publication.
+            problem
+                .leaves("it is not known whether this was published")
+                .next(format!("registry verify --registry {}", self.base))
+        })
     }
 
     fn url(&self, path: &str) -> Result<Url, Problem> {

@@ -114,8 +114,14 @@ impl KeyFolder {
         passphrase: &str,
     ) -> Result<(), KeyError> {
         check_name(name)?;
+        if self.holds(name) {
+            return Err(KeyError::Exists { name: name.to_owned(), folder: self.path.clone() });
+        }
         files::private_folder(&self.path)?;
         let pem = encrypt(key, passphrase)?;
+        // The public half comes first: alone it is no key, and nothing stumbles over it.
+        let public = format!("{}\n", key.public());
+        files::write(&self.public_file(name), public.as_bytes(), Readers::All, Existing::Replace)?;
         let written =
             files::write(&self.file(name), pem.as_bytes(), Readers::Owner, Existing::Keep);
         match written {
@@ -124,8 +130,6 @@ impl KeyFolder {
             }
             other => other?,
         }
-        let public = format!("{}\n", key.public());
-        files::write(&self.public_file(name), public.as_bytes(), Readers::All, Existing::Replace)?;
         Ok(())
     }
 

@@ -137,6 +137,17 @@ pub(crate) async fn publish(
                 return Ok(Published { manifest: plan.manifest, diff, coverage, receipt });
             }
             Err(moved) if roles::has_moved(&moved) && attempt < ATTEMPTS => attempt += 1,
+            Err(lost) if lost.kind == Kind::Unreachable && attempt < ATTEMPTS => {
+                match after_silence(&plan, &request, settings, &client).await {
+                    Ok(Silence::Published(receipt)) => {
+                        let receipt = Some(receipt);
+                        return Ok(Published { manifest: plan.manifest, diff, coverage, receipt });
+                    }
+                    Ok(Silence::Refused) => return Err(lost.leaves("nothing changed")),
+                    Ok(Silence::Moved) => attempt += 1,
+                    Err(_still_silent) => return Err(lost),
+                }
+            }
             Err(problem) => return Err(problem),
         }
         // Someone of the same role was faster. Another profile of theirs is no concern of ours,
@@ -148,6 +159,45 @@ pub(crate) async fn publish(
         output.say(&format!("Role {} moved on; publishing over it.", plan.edit.role()));
         plan = ground.plan(&request, complete.as_ref())?;
     }
+}
+
+/// What came of a publication whose answer was lost.
+enum Silence {
+    /// It is there.
+    Published(PublishReceipt),
+    /// Nothing is there that was not there before.
+    Refused,
+    /// Someone else's version is there.
+    Moved,
+}
+
+/// Looks whether a publication is there whose answer was lost.
+async fn after_silence(
+    plan: &Plan,
+    request: &Request,
+    settings: &Settings,
+    client: &Client,
+) -> Result<Silence, Problem> {
+    let realm = TrustedRealm::open(settings, Source::Http(client.clone())).await?;
+    let role = plan.edit.role();
+    let now = realm.role(role).await?;
+    let version = |role: Option<&Targets>| role.map_or(0, |role| role.header.version);
+    let path = request.target.to_string();
+    let ours = now.as_ref().is_some_and(|now| {
+        version(Some(now)) >= plan.edit.after.header.version
+            && now.targets.get(&path) == plan.edit.after.targets.get(&path)
+    });
+    if ours {
+        return Ok(Silence::Published(PublishReceipt {
+            role: role.to_owned(),
+            version: plan.edit.after.header.version,
+            timestamp: realm.trusted().version("timestamp").unwrap_or_default(),
+        }));
+    }
+    if version(now.as_ref()) == version(plan.edit.before.as_ref()) {
+        return Ok(Silence::Refused);
+    }
+    Ok(Silence::Moved)
 }
 
 impl Ground {

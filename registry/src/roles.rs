@@ -133,7 +133,7 @@ pub(crate) async fn change_targets(
 ) -> Result<PublishReceipt, Problem> {
     let mut attempt = 1;
     loop {
-        let realm = TrustedRealm::open(settings, Source::Http(client.clone())).await?;
+        let realm = TrustedRealm::open_to_sign(settings, Source::Http(client.clone())).await?;
         let mut edit = edit_targets(&realm, Timestamp::now())?;
         change(&mut edit.after)?;
         let document = edit.sign(std::slice::from_ref(key))?;
@@ -220,6 +220,17 @@ fn advance(header: &mut Header, now: Timestamp, days: i64) -> Result<(), Problem
     let lifetime = SignedDuration::from_hours(days * 24);
     header.expires = now.saturating_add(lifetime).unwrap_or(Timestamp::MAX).into();
     Ok(())
+}
+
+/// Opens the realm that the registry of these settings publishes, to sign `targets` anew.
+///
+/// # Errors
+/// When it cannot be reached or believed.
+pub(crate) async fn open_to_sign(settings: &Settings) -> Result<(TrustedRealm, Client), Problem> {
+    let name = trusted_realm::realm_name(settings)?;
+    let client = Client::new(&settings.registry.value, name.as_str())?;
+    let realm = TrustedRealm::open_to_sign(settings, Source::Http(client.clone())).await?;
+    Ok((realm, client))
 }
 
 /// Opens the realm that the registry of these settings publishes.

@@ -14,8 +14,8 @@ use shared::{
     nix::Sha256,
     problem::{Kind, Problem},
     trust::{
-        self, Clock, Folder, Need, Refresh, Rules, Stored, StoredTarget, Trusted, Verdict,
-        Verified, writer::Targets,
+        self, Clock, ExpiryRule, Folder, Need, Refresh, Rules, Stored, StoredTarget, Trusted,
+        Verdict, Verified, writer::Targets,
     },
 };
 
@@ -41,8 +41,15 @@ impl TrustedRealm {
     /// # Errors
     /// When the root is not pinned here, the source cannot be reached, or it cannot be believed.
     pub(crate) async fn open(settings: &Settings, source: Source) -> Result<Self, Problem> {
-        let folder = Some(settings.state.value.join(&settings.realm.value));
-        Self::refresh(settings, source, Memory { folder }).await
+        Self::refresh(settings, source, Memory::of(settings), ExpiryRule::AllRoles).await
+    }
+
+    /// Reads and verifies for someone who signs `targets` anew, also after it has expired.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) async fn open_to_sign(settings: &Settings, source: Source) -> Result<Self, Problem> {
+        Self::refresh(settings, source, Memory::of(settings), ExpiryRule::OnlineRoles).await
     }
 
     /// Reads and verifies as someone would who has seen nothing before, so that every file is
@@ -51,16 +58,22 @@ impl TrustedRealm {
     /// # Errors
     /// As [`Self::open`].
     pub(crate) async fn open_afresh(settings: &Settings, source: Source) -> Result<Self, Problem> {
-        Self::refresh(settings, source, Memory { folder: None }).await
+        Self::refresh(settings, source, Memory { folder: None }, ExpiryRule::AllRoles).await
     }
 
-    async fn refresh(settings: &Settings, source: Source, memory: Memory) -> Result<Self, Problem> {
+    async fn refresh(
+        settings: &Settings,
+        source: Source,
+        memory: Memory,
+        expiry: ExpiryRule,
+    ) -> Result<Self, Problem> {
         let name = realm_name(settings)?;
         let pinned = pinned_root(settings)?;
         let stored = memory.load("top", Stored::parse)?;
         let clock = Clock::synchronised(Timestamp::now());
         let told = |error: trust::Error| refused(&error);
-        let mut refresh = Refresh::new(rules(&name), &pinned, stored, clock).map_err(told)?;
+        let mut refresh =
+            Refresh::new(rules(&name, expiry), &pinned, stored, clock).map_err(told)?;
         while let Some(need) = refresh.need() {
             let bytes = fetch(&source, &need).await?;
             refresh.feed(&need.name, bytes).map_err(told)?;
@@ -192,15 +205,19 @@ pub(crate) fn refused(error: &trust::Error) -> Problem {
     let problem = Problem::from_error(kind, error.code(), error).leaves("nothing changed");
     match error.verdict() {
         Verdict::Untrusted => problem.fix("ask the operator of the registry; do not publish here"),
-        Verdict::Expired => problem.fix("the registry renews this while it runs; is it running?"),
+        Verdict::Expired => {
+            let renewed = "the registry renews timestamp and snapshot while it runs; the other \
+                roles are signed anew by their signers";
+            problem.fix(renewed).next("registry trust renew")
+        }
         Verdict::Behind => problem.fix("read from the registry itself, not from a mirror"),
         Verdict::Absent => problem,
     }
 }
 
-fn rules(realm: &RealmName) -> Rules {
+fn rules(realm: &RealmName, expiry: ExpiryRule) -> Rules {
     // A cap on age protects hosts; a signer who returns from a long leave must be able to renew.
-    Rules { max_age: None, ..Rules::shoal(realm.as_str()) }
+    Rules { max_age: None, expiry, ..Rules::shoal(realm.as_str()) }
 }
 
 fn pinned_root(settings: &Settings) -> Result<Vec<u8>, Problem> {
@@ -240,6 +257,10 @@ struct Memory {
 }
 
 impl Memory {
+    fn of(settings: &Settings) -> Self {
+        Self { folder: Some(settings.state.value.join(&settings.realm.value)) }
+    }
+
     fn file(folder: &Path, name: &str) -> PathBuf {
         folder.join(format!("{name}.trust.json"))
     }

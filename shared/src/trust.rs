@@ -36,7 +36,7 @@ pub use error::{Error, Verdict};
 pub use keys::{KeyId, PublicKey, SigningKey};
 pub use lookup::{Found, Lookup};
 pub use refresh::Refresh;
-pub use rules::Rules;
+pub use rules::{ExpiryRule, Rules};
 pub use stored::{Seen, Stored, StoredError, StoredTarget};
 pub use trusted::{Clock, Synchronised, Trusted};
 pub use verified::Verified;

@@ -1,6 +1,17 @@
 //! From `registry init` to a published manifest, as an operator and two teams live through it.
 
-use std::{fs, io::Write as _, path::Path, process::Stdio};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
+    path::Path,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use expect_test::expect;
 use tests::{Realm, Signer, copy_folder, fixture, run, tool};
@@ -82,8 +93,13 @@ fn two_versions_are_published_shown_verified_and_remembered() {
           - tiny                   2000   -375.0 KiB
           1 changed, 1 added, 2 removed · closure 69.3 KiB (-374.1 KiB) · a host downloads 1.9 KiB in 2 paths
         Sign      role shop 3 with key shop
-    "#]].assert_eq(&realm.plain(&third.stderr));
+    "#]]
+    .assert_eq(&realm.plain(&third.stderr));
+    reads_back(&realm, &shop);
+}
 
+/// What was published is shown, remembered and verified, over HTTP and from the folder.
+fn reads_back(realm: &Realm, shop: &Signer<'_>) {
     let shown = realm.operator().run(&["manifest", "show", "eu/web"]).ok();
     expect![[r#"
         eu/web 3
@@ -314,6 +330,65 @@ fn whoever_is_overtaken_publishes_over_it_unless_it_is_the_same_manifest() {
           fix: look at what was published, then publish again over it
           next: registry history eu/web"#]]
     .assert_eq(&realm.plain(&problem.join("\n")));
+}
+
+/// Passes everything on to the registry and back, but never an answer to a `PUT`.
+fn proxy_that_loses_answers(registry: &str) -> String {
+    let upstream = registry.trim_start_matches("http://").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let pass = |mut from: TcpStream, mut to: TcpStream, put: Arc<AtomicBool>, asks: bool| {
+        let mut bytes = [0; 65536];
+        while let Ok(length @ 1..) = from.read(&mut bytes) {
+            if asks && bytes.starts_with(b"PUT ") {
+                put.store(true, Ordering::SeqCst);
+            }
+            if (!asks && put.load(Ordering::SeqCst)) || to.write_all(&bytes[..length]).is_err() {
+                break;
+            }
+        }
+        drop(from.shutdown(Shutdown::Both));
+        drop(to.shutdown(Shutdown::Both));
+    };
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let client = client.unwrap();
+            let server = TcpStream::connect(&upstream).unwrap();
+            let put = Arc::new(AtomicBool::new(false));
+            let there = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            let seen = Arc::clone(&put);
+            thread::spawn(move || pass(there.0, there.1, seen, true));
+            thread::spawn(move || pass(server, client, put, false));
+        }
+    });
+    url
+}
+
+#[test]
+fn a_lost_answer_is_looked_up_before_anyone_is_told_of_it() {
+    let realm = realm();
+    let shop = team(&realm, "shop", "eu/web");
+    let proxy = proxy_that_loses_answers(&realm.url);
+    let words = ["publish", "manifest", "eu/web", ONE, "--activation", "none"];
+    let ran = shop.sign(&[&words[..], &["--registry", &proxy]].concat());
+    assert_eq!(ran.ok(), "Published eu/web 1 (role shop 1, timestamp 5)\n");
+    let history = shop.run(&["history", "eu/web", "--json"]).ok();
+    assert_eq!(history.matches("\"role_version\"").count(), 1, "{history}");
+}
+
+#[test]
+fn a_service_ends_by_its_team() {
+    let realm = realm();
+    let shop = team(&realm, "shop", "eu/web");
+    publish(&shop, "eu/web", ONE).ok();
+    let ended = shop.sign(&["publish", "manifest", "eu/web", "--retire", "stop"]);
+    expect![[r#"
+        Manifest  eu/web 1 → 2
+          the service ends: hosts stop it
+        Sign      role shop 2 with key shop
+        Published eu/web 2 (role shop 2, timestamp 6)
+    "#]]
+    .assert_eq(&realm.plain(&format!("{}{}", ended.stderr, ended.stdout)));
 }
 
 #[test]

@@ -198,6 +198,32 @@ fn a_path_of_the_local_store_is_published_once_a_cache_has_it() {
 }
 
 #[test]
+fn targets_is_signed_anew_with_nothing_changed() {
+    let realm = Realm::new();
+    let operator = realm.operator();
+    assert_eq!(operator.sign(&["trust", "renew"]).ok(), "Renewed targets (version 2)\n");
+    let shown = operator.run(&["trust", "show"]).ok();
+    expect![[r#"
+        ROLE       VERSION  EXPIRES
+        root       1        TIME
+        targets    2        TIME
+        snapshot   2        TIME
+        timestamp  2        TIME
+    "#]]
+    .assert_eq(&realm.plain(&shown));
+    let said = realm.signer("shop").sign(&["trust", "renew"]).fails(2);
+    assert!(said.contains("there is no key `targets`"), "{said}");
+    let said = realm.signer("shop").sign(&["trust", "renew", "--key", "shop"]).fails(4);
+    expect![[r#"
+        Role targets, version 3:
+        error[bad_signature]: role `targets` is not signed by those who may
+          because 0 of 1 valid signatures
+          state: nothing changed
+    "#]]
+    .assert_eq(&realm.plain(&said));
+}
+
+#[test]
 fn a_token_for_hosts_is_made_where_the_servers_folder_is() {
     let realm = Realm::new();
     let data = realm.data();

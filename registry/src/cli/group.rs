@@ -116,7 +116,7 @@ pub(crate) async fn run(command: Command, context: &Context<'_>) -> Result<(), P
 
 async fn create(args: Create, context: &Context<'_>) -> Result<(), Problem> {
     let group = &args.group;
-    let (realm, client) = roles::open(&context.settings).await?;
+    let (realm, client) = roles::open_to_sign(&context.settings).await?;
     let role = RoleName::owners(group);
     if realm.role(role.as_str()).await?.is_some() {
         return Err(Problem::new(

@@ -16,6 +16,7 @@ use shared::{
 use super::Context;
 use crate::{client::Client, table};
 
+const HEADING: [&str; 7] = ["HOST", "PROFILE", "STATE", "VERSION", "SINCE", "SEEN", "WHY"];
 /// How many hosts are asked for at once.
 const PAGE: u32 = 500;
 
@@ -78,8 +79,8 @@ pub(crate) async fn run(args: Args, context: &Context<'_>) -> Result<(), Problem
     let shown: Vec<&Line<'_>> =
         lines.iter().filter(|line| keeps(&args.state, line.state())).collect();
     let now = Timestamp::now();
-    let rows: Vec<[String; 6]> = shown.iter().map(|line| row(line, now)).collect();
-    let mut text = table::render(["HOST", "PROFILE", "STATE", "VERSION", "SEEN", "WHY"], &rows);
+    let rows: Vec<[String; 7]> = shown.iter().map(|line| row(line, now)).collect();
+    let mut text = table::render(HEADING, &rows);
     if lines.is_empty() {
         text = String::new();
         context.output.say("No host has enrolled yet.");
@@ -133,7 +134,7 @@ fn keeps(filters: &[Filter], state: StateWord) -> bool {
     !unwanted && (wanted || !any_wanted)
 }
 
-fn row(line: &Line<'_>, now: Timestamp) -> [String; 6] {
+fn row(line: &Line<'_>, now: Timestamp) -> [String; 7] {
     let host = line.host;
     let state = line.state();
     let stale = state == StateWord::Stale;
@@ -141,12 +142,17 @@ fn row(line: &Line<'_>, now: Timestamp) -> [String; 6] {
         Some(profile) if !stale => (profile.reason.as_ref(), profile.next.as_ref()),
         Some(_) | None => (host.reason.as_ref(), host.next.as_ref()),
     };
+    let since = match line.profile {
+        Some(profile) if !stale => Some(profile.since),
+        Some(_) | None => host.since,
+    };
     let why = [reason.map(|reason| reason.text.clone()), next.map(|next| format!("→ {next}"))];
     [
         host.name.to_string(),
         line.profile.map_or_else(String::new, |p| format!("{}/{}", p.group, p.profile)),
         coloured(state),
         line.profile.map_or_else(String::new, versions),
+        since.map_or_else(String::new, |since| human::span(now.duration_since(moment(since)))),
         host.reported_at.map_or_else(|| "never".to_owned(), |time| human::ago(moment(time), now)),
         why.into_iter().flatten().collect::<Vec<_>>().join("  "),
     ]

@@ -69,7 +69,7 @@ async fn add(args: Add, context: &Context<'_>) -> Result<(), Problem> {
         ring: Keyring { keys, threshold: args.threshold },
         patterns: args.may.clone(),
     };
-    let (realm, client) = roles::open(&context.settings).await?;
+    let (realm, client) = roles::open_to_sign(&context.settings).await?;
     // What would be refused is told before anyone types a passphrase.
     let mut trial = realm.trusted().targets().map_err(|error| roles::problem(&error))?;
     delegate(&mut trial, &wanted, args.replace)?;

@@ -6,11 +6,13 @@ use shared::{
     trust::Rules,
 };
 
-use super::Context;
+use super::{Ask, Context};
 use crate::{
     client::{Client, Source},
     files::{self, Existing, Readers},
-    roles, signer, table, trusted_realm,
+    roles,
+    signer::{self, PassphraseArgs},
+    table, trusted_realm,
 };
 
 /// Choose and show the root of trust of a realm
@@ -24,6 +26,19 @@ pub(crate) enum Command {
     },
     /// Show the versions of the realm's roles and when they end
     Show,
+    Renew(Renew),
+}
+
+/// Sign the role `targets` anew, with nothing changed but its version and expiry
+#[derive(Debug, clap::Args)]
+pub(crate) struct Renew {
+    /// Your key for the role `targets`
+    #[arg(long, value_name = "NAME", default_value = "targets")]
+    key: String,
+    #[command(flatten)]
+    ask: Ask,
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
 }
 
 /// Runs one of the commands.
@@ -31,6 +46,7 @@ pub(crate) async fn run(command: Command, context: &Context<'_>) -> Result<(), P
     match command {
         Command::Pin { fingerprint } => pin(&fingerprint, context).await,
         Command::Show => show(context).await,
+        Command::Renew(args) => renew(args, context).await,
     }
 }
 
@@ -64,6 +80,16 @@ async fn pin(wanted: &str, context: &Context<'_>) -> Result<(), Problem> {
     context.output.say(&format!("Realm {realm} is trusted by {}", path.display()));
     let json = json!({"schema": "trust-pin.v1", "realm": realm, "root_sha256": found});
     context.output.data(&format!("{found}\n"), &json)
+}
+
+async fn renew(args: Renew, context: &Context<'_>) -> Result<(), Problem> {
+    let (_, client) = roles::open_to_sign(&context.settings).await?;
+    let key = signer::open(&args.key, &args.passphrase, &context.settings, context.output)?;
+    let asking = (args.ask, context.output);
+    let receipt =
+        roles::change_targets(&context.settings, &client, &key, asking, |_| Ok(())).await?;
+    let text = format!("Renewed targets (version {})\n", receipt.version);
+    context.output.data(&text, &json!({"schema": "trust-renew.v1", "receipt": receipt}))
 }
 
 async fn show(context: &Context<'_>) -> Result<(), Problem> {

@@ -65,3 +65,30 @@ impl Trusted {
         Ok((targets, signers))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::rules::{ExpiryRule, Rules};
+    use super::super::test_realm::{REALM, TestHost, TestRealm};
+
+    #[test]
+    fn whoever_signs_a_role_anew_may_read_it_after_it_has_expired() {
+        let mut realm = TestRealm::new();
+        realm.today = 70;
+        realm.commit();
+        let refresh = |expiry| {
+            let mut host = TestHost::of(&realm);
+            host.rules = Rules { expiry, max_age: None, ..Rules::shoal(REALM) };
+            host.refresh(&realm)
+        };
+        assert_eq!(refresh(ExpiryRule::AllRoles).expect_err("expired").code(), "expired");
+        let trusted = refresh(ExpiryRule::OnlineRoles).expect("the signer's view");
+        assert_eq!(trusted.targets().expect("targets").delegations.len(), 3);
+        let (need, bytes) = (trusted.role_need("shop").expect("published"), "2.shop.json");
+        assert_eq!(need.name, bytes);
+        let (shop, signers) = trusted.read_role("shop", &realm.files[bytes]).expect("signed");
+        assert_eq!((shop.header.version, signers.len()), (2, 1));
+        assert!(trusted.read_role("media", &realm.files[bytes]).is_err());
+        assert!(trusted.read_role("shop", &realm.files["1.shop.json"]).is_err());
+    }
+}

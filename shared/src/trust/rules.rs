@@ -41,6 +41,16 @@ pub enum FenceRule {
     AsInTuf,
 }
 
+/// Which roles have to be unexpired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpiryRule {
+    /// All of them, as whoever acts on them demands.
+    AllRoles,
+    /// Those that a registry signs while it runs: for people who sign the others anew, which they
+    /// must be able to do when one has expired.
+    OnlineRoles,
+}
+
 /// What another content under a known version of the timestamp means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ForkRule {
@@ -110,6 +120,8 @@ pub struct Rules {
     pub fence: FenceRule,
     /// What another content under a known version means.
     pub fork: ForkRule,
+    /// Which roles have to be unexpired.
+    pub expiry: ExpiryRule,
     /// The largest files.
     pub sizes: Sizes,
     /// How long one version may be used.
@@ -135,6 +147,7 @@ impl Rules {
             form: FormRule::Exact,
             fence: FenceRule::Fenced,
             fork: ForkRule::Refused,
+            expiry: ExpiryRule::AllRoles,
             sizes: Sizes {
                 root: 64 * KIB,
                 timestamp: 16 * KIB,
@@ -178,6 +191,7 @@ impl Rules {
             form: FormRule::AsInTuf,
             fence: FenceRule::AsInTuf,
             fork: ForkRule::Kept,
+            expiry: ExpiryRule::AllRoles,
             sizes: Sizes {
                 root: 512 * KIB,
                 timestamp: 16 * KIB,

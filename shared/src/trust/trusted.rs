@@ -5,7 +5,7 @@ use sigstore_tuf::TrustedMetadataSet;
 
 use super::error::Error;
 use super::lookup::Lookup;
-use super::rules::Rules;
+use super::rules::{ExpiryRule, Rules};
 use super::stored::{Seen, Stored, StoredTarget};
 use crate::nix::Sha256;
 
@@ -136,6 +136,10 @@ pub(super) fn check_fresh(
     rules: &Rules,
     now: Timestamp,
 ) -> Result<(), Error> {
+    let online = matches!(role, "timestamp" | "snapshot");
+    if rules.expiry == ExpiryRule::OnlineRoles && !online {
+        return Ok(());
+    }
     let cap = rules.max_age.as_ref().and_then(|ages| ages.of(role)).zip(seen);
     let capped = cap.and_then(|(age, seen)| seen.at.checked_add(age).ok());
     let expires = capped.map_or(expires, |capped| capped.min(expires));
