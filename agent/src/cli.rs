@@ -4,6 +4,7 @@ mod completions;
 mod config;
 mod copy_closure;
 mod enroll;
+mod gc;
 mod generations;
 mod host;
 mod once;
@@ -86,6 +87,7 @@ pub(crate) enum Command {
     Unpin(pin::UnpinArgs),
     Retry(pin::RetryArgs),
     CopyClosure(copy_closure::CopyClosureArgs),
+    Gc(gc::GcArgs),
     #[command(subcommand)]
     Store(store::StoreCommand),
     #[command(subcommand)]
@@ -106,6 +108,7 @@ impl Command {
         match self {
             Self::Store(command) => Ok(command.writes_to().map(Path::to_owned)),
             Self::CopyClosure(args) => Ok(Some(args.root.clone())),
+            Self::Gc(args) => args.writes_to(context),
             Self::Run(_) | Self::Once(_) => Ok(Some(config::load(context)?.settings.store.root)),
             Self::Enroll(_)
             | Self::Status(_)
@@ -148,6 +151,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Probl
         Command::Unpin(args) => pin::unpin(args, context).await,
         Command::Retry(args) => pin::retry(args, context).await,
         Command::CopyClosure(args) => copy_closure::run(args, context).await,
+        Command::Gc(args) => gc::run(args, context).await,
         Command::Store(command) => store::run(command, context).await,
         Command::Config(command) => config::run(&command, context),
         Command::Completions(args) => completions::run(&args, context),

@@ -9,6 +9,7 @@ pub mod archive;
 pub mod cache;
 pub mod decompress;
 mod folder;
+pub mod gc;
 pub mod local;
 pub mod lock;
 pub mod profile;

@@ -11,8 +11,9 @@ mod add;
 mod database;
 mod derivation;
 mod error;
+pub(crate) mod garbage;
 mod import;
-mod layout;
+pub(crate) mod layout;
 mod problem;
 mod register;
 mod remount;
@@ -204,6 +205,11 @@ impl LocalStore {
             locks.insert(path.clone(), lock);
         }
         Ok(PathLocks { locks })
+    }
+
+    /// Returns where everything lies.
+    pub(crate) const fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     fn database(&self) -> MutexGuard<'_, Database> {

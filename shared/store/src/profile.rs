@@ -104,6 +104,12 @@ impl Profile {
         &self.link
     }
 
+    /// Returns the path of the link of generation `number`.
+    #[must_use]
+    pub fn generation_link(&self, number: u64) -> PathBuf {
+        self.folder.join(format!("{}-{number}-link", self.name))
+    }
+
     /// Returns all generations, oldest first.
     ///
     /// # Errors
@@ -205,10 +211,6 @@ impl Profile {
     fn lock(&self) -> Result<LockFile, ProfileError> {
         let path = self.folder.join(format!("{}.lock", self.name));
         Ok(LockFile::acquire(&path, PATIENCE)?)
-    }
-
-    fn generation_link(&self, number: u64) -> PathBuf {
-        self.folder.join(format!("{}-{number}-link", self.name))
     }
 
     /// Returns the number of generation link `file_name`.

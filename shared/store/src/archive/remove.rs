@@ -23,22 +23,38 @@ use rustix::{
 /// Directories that are held open inside each other; what lies deeper is moved up first.
 const MAX_OPEN: usize = 100;
 
-/// Removes what is at `path`, if anything; follows no symlink.
+/// The unit of `st_blocks`.
+const BLOCK: u64 = 512;
+
+/// A file with one link more may have it in `.links` alone, which is swept with it. One with many
+/// links lives on elsewhere in the store.
+const MAX_OWN_LINKS: u64 = 2;
+
+/// Removes what is at `path`, if anything; follows no symlink. Returns how many bytes of the disk
+/// it took up.
 ///
 /// # Errors
 /// When the file system refuses.
-pub fn remove_tree(path: &Path) -> io::Result<()> {
+pub fn remove_tree(path: &Path) -> io::Result<u64> {
     let name = path.into_c_str()?;
-    match remove_node(CWD, &name) {
-        Ok(Outcome::Gone) | Err(Errno::NOENT) => return Ok(()),
+    let mut removal = Removal::default();
+    match remove_node(CWD, &name, &mut removal) {
+        Ok(Outcome::Gone) | Err(Errno::NOENT) => return Ok(removal.freed),
         Ok(Outcome::Directory) => {}
         Err(error) => return Err(error.into()),
     }
     let top = open_directory(CWD, &name)?;
-    let mut moved = 0;
     // Moving up adds entries to the top, so it is emptied until nothing is left.
-    while !empty(top.as_fd(), top.as_fd(), 0, &mut moved)? {}
-    Ok(unlinkat(CWD, &*name, AtFlags::REMOVEDIR)?)
+    while !empty(top.as_fd(), top.as_fd(), 0, &mut removal)? {}
+    unlinkat(CWD, &*name, AtFlags::REMOVEDIR)?;
+    Ok(removal.freed)
+}
+
+/// What has been done so far.
+#[derive(Default)]
+struct Removal {
+    moved: u64,
+    freed: u64,
 }
 
 enum Outcome {
@@ -47,12 +63,21 @@ enum Outcome {
 }
 
 /// Unlinks `name` if it is no directory.
-fn remove_node(parent: BorrowedFd<'_>, name: &CStr) -> Result<Outcome, Errno> {
+fn remove_node(
+    parent: BorrowedFd<'_>,
+    name: &CStr,
+    removal: &mut Removal,
+) -> Result<Outcome, Errno> {
     let status = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let size = u64::try_from(status.st_blocks).unwrap_or_default().saturating_mul(BLOCK);
     if FileType::from_raw_mode(status.st_mode) != FileType::Directory {
         unlinkat(parent, name, AtFlags::empty())?;
+        if status.st_nlink <= MAX_OWN_LINKS {
+            removal.freed = removal.freed.saturating_add(size);
+        }
         return Ok(Outcome::Gone);
     }
+    removal.freed = removal.freed.saturating_add(size);
     let mode = status.st_mode & RawMode::from(0o7777_u16);
     if mode & 0o700 != 0o700 {
         chmodat(parent, name, Mode::from_raw_mode(mode | 0o700), AtFlags::empty())?;
@@ -70,19 +95,19 @@ fn empty(
     directory: BorrowedFd<'_>,
     top: BorrowedFd<'_>,
     depth: usize,
-    moved: &mut u64,
+    removal: &mut Removal,
 ) -> Result<bool, Errno> {
     let names = entries(directory)?;
     for name in &names {
-        if matches!(remove_node(directory, name)?, Outcome::Gone) {
+        if matches!(remove_node(directory, name, removal)?, Outcome::Gone) {
             continue;
         }
         if depth >= MAX_OPEN {
-            move_up(directory, name, top, moved)?;
+            move_up(directory, name, top, &mut removal.moved)?;
             continue;
         }
         let inner = open_directory(directory, name)?;
-        empty(inner.as_fd(), top, depth + 1, moved)?;
+        empty(inner.as_fd(), top, depth + 1, removal)?;
         drop(inner);
         unlinkat(directory, &**name, AtFlags::REMOVEDIR)?;
     }

@@ -301,7 +301,7 @@ fn connect_for_reading(path: &Path) -> Result<Connection, LocalStoreError> {
 }
 
 /// Passes paths as one parameter.
-fn json(paths: &BTreeSet<StorePath>) -> String {
+pub(super) fn json(paths: &BTreeSet<StorePath>) -> String {
     serde_json::Value::from_iter(paths.iter().map(StorePath::to_string)).to_string()
 }
 
@@ -329,7 +329,7 @@ fn path_info(row: &Row<'_>) -> Result<PathInfo, LocalStoreError> {
     })
 }
 
-fn store_path(row: &Row<'_>, index: usize) -> Result<StorePath, LocalStoreError> {
+pub(super) fn store_path(row: &Row<'_>, index: usize) -> Result<StorePath, LocalStoreError> {
     let path: String = row.get(index).map_err(failed("read a path"))?;
     StorePath::parse(&path).map_err(|_| corrupt(&path, "path", &path))
 }
@@ -343,7 +343,7 @@ fn nar_hash(row: &Row<'_>, index: usize) -> Result<Sha256, LocalStoreError> {
 }
 
 /// Reads a size; 0 where an ancient Nix did not know it.
-fn nar_size(row: &Row<'_>, index: usize) -> Result<u64, LocalStoreError> {
+pub(super) fn nar_size(row: &Row<'_>, index: usize) -> Result<u64, LocalStoreError> {
     let size: Option<i64> = row.get(index).map_err(failed("read a size"))?;
     let size = size.unwrap_or_default();
     u64::try_from(size).map_err(|_| {

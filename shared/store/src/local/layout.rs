@@ -21,15 +21,15 @@ const RESERVED_LEN: u64 = 8 * 1024 * 1024;
 
 /// The paths of a store below one root.
 #[derive(Debug, Clone)]
-pub(super) struct Layout {
-    pub(super) root: PathBuf,
-    pub(super) store_dir: PathBuf,
-    pub(super) state_dir: PathBuf,
-    pub(super) db_dir: PathBuf,
+pub(crate) struct Layout {
+    pub(crate) root: PathBuf,
+    pub(crate) store_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) db_dir: PathBuf,
 }
 
 impl Layout {
-    pub(super) fn new(root: &Path) -> Result<Self, LocalStoreError> {
+    pub(crate) fn new(root: &Path) -> Result<Self, LocalStoreError> {
         let root = std::path::absolute(root).map_err(io_error("resolve", root))?;
         let store_dir = root.join(STORE_DIR.trim_start_matches('/'));
         let state_dir = root.join("nix/var/nix");
@@ -37,24 +37,43 @@ impl Layout {
         Ok(Self { root, store_dir, state_dir, db_dir })
     }
 
-    pub(super) fn real_path(&self, path: &StorePath) -> PathBuf {
+    pub(crate) fn real_path(&self, path: &StorePath) -> PathBuf {
         self.store_dir.join(path.base_name())
     }
 
-    pub(super) fn lock_file(&self, path: &StorePath) -> PathBuf {
+    pub(crate) fn lock_file(&self, path: &StorePath) -> PathBuf {
         self.store_dir.join(format!("{}.lock", path.base_name()))
     }
 
-    pub(super) fn roots_dir(&self) -> PathBuf {
+    /// Space that a collector gives up before it starts, since it writes before it frees.
+    pub(crate) fn reserved(&self) -> PathBuf {
+        self.db_dir.join("reserved")
+    }
+
+    /// Held exclusively by a collector for its whole run.
+    pub(crate) fn gc_lock(&self) -> PathBuf {
+        self.state_dir.join("gc.lock")
+    }
+
+    /// Where a running collector listens.
+    pub(crate) fn gc_socket_dir(&self) -> PathBuf {
+        self.state_dir.join("gc-socket")
+    }
+
+    pub(crate) fn links_dir(&self) -> PathBuf {
+        self.store_dir.join(".links")
+    }
+
+    pub(crate) fn roots_dir(&self) -> PathBuf {
         self.state_dir.join("gcroots")
     }
 
-    pub(super) fn temp_roots_dir(&self) -> PathBuf {
+    pub(crate) fn temp_roots_dir(&self) -> PathBuf {
         self.state_dir.join("temproots")
     }
 
     /// Refuses symlinks on the way to the store directory, as Nix does.
-    pub(super) fn check(&self) -> Result<(), LocalStoreError> {
+    pub(crate) fn check(&self) -> Result<(), LocalStoreError> {
         for path in self.store_dir.ancestors() {
             match path.symlink_metadata() {
                 Ok(metadata) if metadata.is_symlink() => {
@@ -69,11 +88,11 @@ impl Layout {
     }
 
     /// Makes the directories that are missing.
-    pub(super) fn create(&self) -> Result<(), LocalStoreError> {
+    pub(crate) fn create(&self) -> Result<(), LocalStoreError> {
         let state = &self.state_dir;
         for path in [
             self.store_dir.clone(),
-            self.store_dir.join(".links"),
+            self.links_dir(),
             self.db_dir.clone(),
             self.temp_roots_dir(),
             state.join("profiles/per-user"),
@@ -85,8 +104,9 @@ impl Layout {
         Ok(())
     }
 
-    fn reserve_space(&self) {
-        let path = self.db_dir.join("reserved");
+    /// Sets space aside for a collector on a full disk.
+    pub(crate) fn reserve_space(&self) {
+        let path = self.reserved();
         if path.metadata().is_ok_and(|metadata| metadata.len() == RESERVED_LEN) {
             return;
         }
@@ -103,7 +123,7 @@ impl Layout {
 }
 
 /// Writes a small file so that it is there whole or not at all, also after a power cut.
-pub(super) fn write_whole(path: &Path, contents: &[u8]) -> Result<(), LocalStoreError> {
+pub(crate) fn write_whole(path: &Path, contents: &[u8]) -> Result<(), LocalStoreError> {
     let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
     let written = fs::File::create(&temporary).and_then(|mut file| {
         file.set_permissions(Permissions::from_mode(0o644))?;
@@ -116,7 +136,7 @@ pub(super) fn write_whole(path: &Path, contents: &[u8]) -> Result<(), LocalStore
 }
 
 /// Returns what makes an error of a failed `action` on `path`.
-pub(super) fn io_error<'a>(
+pub(crate) fn io_error<'a>(
     action: &'static str,
     path: &'a Path,
 ) -> impl FnOnce(io::Error) -> LocalStoreError + 'a {

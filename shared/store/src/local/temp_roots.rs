@@ -60,8 +60,8 @@ impl TempRoots {
         }
         let roots = Arc::new(Self {
             file_path: key.join(std::process::id().to_string()),
-            gc_lock: layout.state_dir.join("gc.lock"),
-            socket_dir: layout.state_dir.join("gc-socket"),
+            gc_lock: layout.gc_lock(),
+            socket_dir: layout.gc_socket_dir(),
             state: Mutex::default(),
         });
         open.insert(key, Arc::downgrade(&roots));
