@@ -1,9 +1,9 @@
 //! What a profile on this host is doing, and what it does next: pure, total, without I/O.
 //!
-//! [`Profile`] is the whole truth about one profile and is what the journal holds. [`step`] takes
+//! [`Profile`] is the whole truth about one profile and is what the journal holds. [`step()`] takes
 //! it, an [`Event`] and the time, and answers with the next one and the [`Action`]s that lead on.
 //! Whoever drives it writes the new value down before it carries out an action, and tells the
-//! machine how the action ended. After a crash [`recover`] compares the value with the host.
+//! machine how the action ended. After a crash [`recover()`] compares the value with the host.
 //!
 //! No I/O, no clock and no `_` in a match: a new state or event must be thought of everywhere.
 
@@ -405,7 +405,7 @@ pub(crate) struct Link {
     pub(crate) path: StorePath,
 }
 
-/// The host as it is, for [`recover`].
+/// The host as it is, for [`recover()`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// The profile's link; `None` if there is none.
@@ -415,7 +415,7 @@ pub(crate) struct Facts {
 }
 
 impl Profile {
-    /// Returns a profile of which nothing is known yet; [`recover`] comes next.
+    /// Returns a profile of which nothing is known yet; [`recover()`] comes next.
     pub(crate) fn new(group: Option<GroupName>, name: ProfileName, now: Timestamp) -> Self {
         Self {
             group,

@@ -1,6 +1,6 @@
 //! Hashes in every textual form that Nix accepts.
 //!
-//! [`Sha256`] is the hash of NARs and of everything that Shoal itself names by content; [`Hash`]
+//! [`Sha256`] is the hash of NARs and of everything that Shoal itself names by content; [`struct@Hash`]
 //! carries any algorithm, as content addresses may.
 
 use std::fmt;
@@ -238,7 +238,7 @@ impl fmt::Debug for Sha256 {
     }
 }
 
-/// Computes a [`Hash`] of any algorithm, piece by piece.
+/// Computes a [`struct@Hash`] of any algorithm, piece by piece.
 #[derive(Clone)]
 pub enum Hasher {
     /// See [`Algorithm::Md5`].

@@ -6,6 +6,12 @@ use super::keys::KeyId;
 ///
 /// Only a [`Lookup`](super::Lookup) makes one. What is parsed from it stays one by
 /// [`Verified::try_map`].
+///
+/// ```compile_fail
+/// # use shared::trust::Verified;
+/// let (path, role) = ("eu-prod/webshop".to_owned(), "shop".to_owned());
+/// let forged = Verified { value: "anything", path, role, version: 1, signers: Vec::new() };
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified<T> {
     value: T,
