@@ -24,10 +24,15 @@ use crate::output::{Life, Output};
 
 pub(crate) use self::host::Host;
 
+/// How commands end, as `Kind::exit_code` has it.
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 the answer is no, 2 usage, 3 input or output, \
+    4 trust, 5 conflict, 6 unreachable, 7 timeout, 8 failed and rolled back, 9 failed, 10 partial, \
+    77 unchanged (if asked for), 130 interrupted.";
+
 /// Converges this host towards the desired state that its registry publishes.
 #[derive(Debug, Parser)]
 #[command(name = "agent", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(disable_help_subcommand = true, subcommand_required = true)]
+#[command(disable_help_subcommand = true, subcommand_required = true, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: GlobalArgs,

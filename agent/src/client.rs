@@ -26,7 +26,7 @@ pub(crate) use self::trouble::{Trouble, chain};
 
 use crate::config::Settings;
 use crate::host;
-use crate::trust_store::{TrustStore, TrustStoreError};
+use crate::trust_store::TrustStore;
 
 /// What one poll brought.
 #[derive(Debug)]

@@ -181,6 +181,7 @@ async fn send_reports(
     changed: &Notify,
 ) {
     let mut sent: Option<Vec<ProfileReport>> = None;
+    let mut lost = false;
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     loop {
         let beat = tokio::select! {
@@ -199,18 +200,23 @@ async fn send_reports(
             Ok(reporter) => reporter.send(told.clone(), facts.as_ref()).await,
             Err(error) => Err(error),
         };
+        let was_lost = std::mem::replace(&mut lost, result.is_err());
         match result {
             Ok(()) => sent = Some(told),
+            Err(error) if was_lost => {
+                tracing::debug!(error = %chain(&error), "a report was not sent");
+            }
             Err(error) => tell_unsent(&error),
         }
     }
 }
 
 fn tell_unsent(error: &SendError) {
-    match error {
-        // Whoever did not enrol chose so, and was told.
-        SendError::NotEnrolled(_) => tracing::debug!("not enrolled, so nothing is reported"),
-        error => tracing::debug!(error = %chain(error), "a report was not sent"),
+    // Whoever did not enrol chose so, and was told.
+    if matches!(error, SendError::NotEnrolled(_)) {
+        tracing::info!("not enrolled, so nothing is reported");
+    } else {
+        tracing::warn!(error = %chain(error), "reports are not taken");
     }
 }
 

@@ -97,9 +97,10 @@ impl Host {
     pub fn profile(&self, name: &str) -> Value {
         let status: Value =
             serde_json::from_str(&self.run(&["status", "--json"]).ok()).expect("it is JSON");
-        let profiles = status["profiles"].as_array().expect("there is a list").clone();
-        let found = profiles.into_iter().find(|profile| profile["profile"] == name);
-        found.unwrap_or_else(|| panic!("no profile `{name}` in {status}"))
+        let profiles = status.pointer("/profiles").and_then(Value::as_array);
+        let profiles = profiles.expect("there is a list");
+        let found = profiles.iter().find(|it| it.get("profile").is_some_and(|it| it == name));
+        found.unwrap_or_else(|| panic!("no profile `{name}` in {status}")).clone()
     }
 
     /// Returns a profile's state and the code of its reason, joined by a space.
@@ -109,8 +110,9 @@ impl Host {
     #[must_use]
     pub fn state(&self, name: &str) -> String {
         let profile = self.profile(name);
-        let state = profile["state"].as_str().expect("a word");
-        let code = profile["reason"]["code"].as_str().unwrap_or_default();
+        let word = |pointer| profile.pointer(pointer).and_then(Value::as_str);
+        let state = word("/state").expect("a word");
+        let code = word("/reason/code").unwrap_or_default();
         format!("{state} {code}").trim_end().to_owned()
     }
 

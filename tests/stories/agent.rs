@@ -106,6 +106,17 @@ fn a_poll_with_nothing_new_is_one_conditional_get() {
 }
 
 #[test]
+fn a_host_without_any_certificates_still_speaks_plain_http() {
+    let world = World::new();
+    let host = Host::enrol(&world.realm, "eu", "web-1");
+    let root = world.publish(1);
+    let mut once = host.agent();
+    once.arg("once").env("SSL_CERT_FILE", "/nonexistent").env("SSL_CERT_DIR", "/nonexistent");
+    run(&mut once).ok();
+    assert_eq!(host.current("web"), Some(root));
+}
+
+#[test]
 fn a_daemon_hears_of_a_new_version_while_it_waits_and_stops_when_asked() {
     let world = World::new();
     let host = Host::enrol(&world.realm, "eu", "web-1");

@@ -128,10 +128,13 @@ impl Client {
             || source.map_or("state_dir".to_owned(), |source| source.base().to_string());
         let refused = |error| Trouble::Trust { source_url: source_url(), source: error };
         let known = self.store.target(path).map_err(Trouble::from)?;
-        let mut lookup = trusted.lookup(&path.to_string(), known).map_err(|error| match error {
-            Error::NotListed { .. } => Attempt::NotListed(not_listed(path, Reached::No)),
-            error => refused(error).into(),
-        })?;
+        let mut lookup = match trusted.lookup(&path.to_string(), known) {
+            Ok(lookup) => lookup,
+            Err(Error::NotListed { .. }) => {
+                return Err(Attempt::NotListed(not_listed(path, Reached::No)));
+            }
+            Err(error) => return Err(refused(error).into()),
+        };
         while let Some(need) = lookup.need() {
             let source = source.ok_or(Trouble::NoSource)?;
             let bytes = self.fetch(source, &need).await?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use shared::id::Digest;
-use shared::trust::{Error, Folder, Need, Refresh, Stored, Trusted};
+use shared::trust::{Folder, Need, Refresh, Stored, Trusted};
 
 use super::{Answer, Client, News, Source, Trouble};
 use crate::config::RootOfTrust;
@@ -64,11 +64,13 @@ impl Client {
     ) -> Result<(Trusted, News), Trouble> {
         let refused =
             |error| Trouble::Trust { source_url: source.base().to_string(), source: error };
-        let stored = self.store.top()?;
+        let mut stored = self.store.top()?;
         let pinned = self.pinned_root(source).await?;
         let mut timestamp = None;
         if !self.is_root_due() && stored.timestamp.is_some() {
             timestamp = Some(self.timestamp(source, &stored, wait).await?);
+            // Another process may have gone on while the registry held our request back.
+            stored = self.store.top()?;
             if let Some(Answer::NotModified) = timestamp
                 && let Ok(trusted) = self.open_stored(&pinned, stored.clone())
             {

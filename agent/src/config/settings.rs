@@ -48,8 +48,6 @@ pub(crate) struct Settings {
     pub(crate) allow: Option<Vec<ProfilePattern>>,
     /// The kinds of activation that this host takes, if it narrows the policies' lists.
     pub(crate) activations: Option<Vec<ActivationKind>>,
-    /// Who runs activation programs.
-    pub(crate) runner: Runner,
 }
 
 /// Where trust begins.
@@ -125,7 +123,7 @@ impl ProfilePattern {
 
 /// Who runs activation programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Runner {
+enum Runner {
     /// They are children of the agent.
     Child,
 }
@@ -146,6 +144,8 @@ impl Settings {
             activation,
         } = merged.written()?;
         let check = Check(merged);
+        // Only one is built, so that there is nothing to remember.
+        check.parse::<Runner>("activation.runner", &activation.runner)?;
         let name = match host.name {
             Some(name) => name,
             None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -179,7 +179,6 @@ impl Settings {
             allow: check.maybe_each("profiles.allow", profiles.allow.as_deref())?,
             activations: check
                 .maybe_each("profiles.activations", profiles.activations.as_deref())?,
-            runner: check.parse("activation.runner", &activation.runner)?,
         })
     }
 }
@@ -243,7 +242,7 @@ impl Check<'_> {
         words.map(|words| self.each(key, words)).transpose()
     }
 
-    fn between<T: PartialOrd + std::fmt::Display>(
+    fn between<T: PartialOrd + Copy + std::fmt::Display>(
         &self,
         key: &str,
         value: T,

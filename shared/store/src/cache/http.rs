@@ -79,17 +79,21 @@ impl Network {
     /// # Errors
     /// When the file of certificate authorities is unreadable.
     pub fn new(options: &NetworkOptions) -> Result<Self, NetworkError> {
-        let mut builder = Client::builder()
-            .user_agent(concat!("shoal/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(options.connect_timeout)
-            .read_timeout(options.stall_timeout)
-            .redirect(redirect::Policy::custom(follow))
-            .referer(false);
-        if let Some(file) = &options.ca_file {
-            builder = builder.tls_certs_merge(read_authorities(file)?);
-        }
+        let builder = || {
+            Client::builder()
+                .user_agent(concat!("shoal/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(options.connect_timeout)
+                .read_timeout(options.stall_timeout)
+                .redirect(redirect::Policy::custom(follow))
+                .referer(false)
+        };
+        let client = match &options.ca_file {
+            Some(file) => builder().tls_certs_merge(read_authorities(file)?).build(),
+            // A machine without any certificates can still use caches over plain HTTP.
+            None => builder().build().or_else(|_| builder().tls_certs_only([]).build()),
+        };
         Ok(Self {
-            client: builder.build().map_err(NetworkError::Client)?,
+            client: client.map_err(NetworkError::Client)?,
             attempts: options.attempts.max(1),
             backoff: options.backoff,
             stall_timeout: options.stall_timeout,
