@@ -3,7 +3,9 @@
 
 mod conflict;
 mod crashes;
+mod daemon;
 mod full_disk;
+mod users;
 
 use std::fs;
 

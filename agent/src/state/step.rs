@@ -144,7 +144,12 @@ impl Profile {
                 }
                 self.obtain(wanted, now)
             }
-            Desired::Stop { .. } if self.running.is_some() => self.stage(Target::Nothing),
+            Desired::Stop { .. } if self.running.is_some() => {
+                if !matches!(&self.state, State::Staged { target: Target::Nothing }) {
+                    self.record = Some(Record::default());
+                }
+                self.stage(Target::Nothing)
+            }
             Desired::Stop { .. } | Desired::Keep { .. } | Desired::Freeze { .. } => self.settle(),
         }
     }

@@ -112,10 +112,10 @@ impl Profile {
             StateWord::Converged => None,
             StateWord::RolledBack | StateWord::Failed => Some(format!("agent retry {name}")),
             StateWord::Pinned => Some(format!("agent unpin {name}")),
-            StateWord::Held | StateWord::Untrusted => {
-                let group = self.group.as_ref()?;
-                Some(format!("registry verify {group}/{name}"))
-            }
+            StateWord::Held | StateWord::Untrusted => Some(match &self.group {
+                Some(group) => format!("registry verify {group}/{name}"),
+                None => "agent status".to_owned(),
+            }),
             StateWord::Stale => Some("agent once".to_owned()),
             StateWord::RebootPending => Some("systemctl reboot".to_owned()),
             StateWord::Confirming | StateWord::Switching => Some("agent status".to_owned()),
