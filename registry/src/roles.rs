@@ -14,12 +14,11 @@ use shared::{
 };
 
 use crate::{
-    cli::Ask,
+    cli::{Ask, Context},
     client::{Client, Source},
     config::Settings,
     keys::KeyFolder,
-    output::Output,
-    signer,
+    signer::{self, PassphraseArgs},
     trusted_realm::{self, TrustedRealm},
 };
 
@@ -120,30 +119,45 @@ pub(crate) async fn edit_role(
     Ok(Edit { before, after })
 }
 
+/// Whose signature, and whether to ask before it is given.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Consent<'a> {
+    /// The name of the key in the signer's folder.
+    pub(crate) key: &'a str,
+    pub(crate) ask: Ask,
+    pub(crate) passphrase: &'a PassphraseArgs,
+}
+
 /// Changes `targets` with the operator's key, as often as someone else is faster.
 ///
 /// # Errors
 /// When the change is refused here or by the registry.
 pub(crate) async fn change_targets(
-    settings: &Settings,
+    context: &Context<'_>,
     client: &Client,
-    key: &SigningKey,
-    (ask, output): (Ask, &Output),
+    consent: Consent<'_>,
     mut change: impl FnMut(&mut Targets) -> Result<(), Problem>,
 ) -> Result<PublishReceipt, Problem> {
+    let (settings, output) = (&context.settings, context.output);
+    let mut key = None;
     let mut attempt = 1;
     loop {
         let realm = TrustedRealm::open_to_sign(settings, Source::Http(client.clone())).await?;
         let mut edit = edit_targets(&realm, Timestamp::now())?;
         change(&mut edit.after)?;
-        let document = edit.sign(std::slice::from_ref(key))?;
-        if attempt == 1 {
-            output.say(&format!("Role targets, version {}:", edit.after.header.version));
-            for line in writer::changes(edit.before.as_ref(), &edit.after) {
-                output.say(&format!("  {line}"));
+        let key = match &key {
+            Some(key) => key,
+            None => {
+                output.say(&format!("Role targets, version {}:", edit.after.header.version));
+                for line in writer::changes(edit.before.as_ref(), &edit.after) {
+                    output.say(&format!("  {line}"));
+                }
+                output.say(&format!("  until {}", edit.after.header.expires));
+                consent.ask.confirm("Sign and publish?", output)?;
+                key.insert(signer::open(consent.key, consent.passphrase, settings, output)?)
             }
-            ask.confirm("Sign and publish?", output)?;
-        }
+        };
+        let document = edit.sign(std::slice::from_ref(key))?;
         match edit.send(&document, &Files::default(), client).await {
             Ok(receipt) => return Ok(receipt),
             Err(moved) if has_moved(&moved) && attempt < ATTEMPTS => attempt += 1,

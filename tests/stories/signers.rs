@@ -114,6 +114,7 @@ fn owners_who_are_not_the_operator_sign_their_own_policy() {
     expect![[r#"
         Role targets, version 2:
           adds role `owners.eu`: 1 of the keys ID, may publish `eu/_policy`
+          until TIME
         Group eu: role targets 2
         Group eu waits for its owners to sign a first policy.
         They run: registry group set eu --profile … --enrolment HEX
@@ -216,6 +217,7 @@ fn targets_is_signed_anew_with_nothing_changed() {
     let said = realm.signer("shop").sign(&["trust", "renew", "--key", "shop"]).fails(4);
     expect![[r#"
         Role targets, version 3:
+          until TIME
         error[bad_signature]: role `targets` is not signed by those who may
           because 0 of 1 valid signatures
           state: nothing changed

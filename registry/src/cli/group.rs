@@ -170,12 +170,11 @@ async fn delegate(
             .leaves("nothing changed")
             .next("registry group list"));
     }
-    let key = signer::open(&args.key, &args.passphrase, &context.settings, context.output)?;
     let change = |targets: &mut shared::trust::writer::Targets| {
         targets.delegate(wanted.clone()).map_err(|error| roles::problem(&error))
     };
-    let asking = (args.ask, context.output);
-    let receipt = roles::change_targets(&context.settings, client, &key, asking, change).await?;
+    let consent = roles::Consent { key: &args.key, ask: args.ask, passphrase: &args.passphrase };
+    let receipt = roles::change_targets(context, client, consent, change).await?;
     context.output.say(&format!("Group {}: role targets {}", args.group, receipt.version));
     Ok(())
 }
@@ -345,7 +344,7 @@ async fn show(group: &GroupName, context: &Context<'_>) -> Result<(), Problem> {
         Problem::from_error(Kind::Trust, "policy", &error).leaves("nothing changed")
     })?;
     let pretty = serde_json::to_string_pretty(&policy).unwrap_or_default();
-    let json = serde_json::to_value(&policy).unwrap_or_default();
+    let json = json!({"schema": "policy.v1", "policy": policy});
     context.output.data(&format!("{pretty}\n"), &json)
 }
 

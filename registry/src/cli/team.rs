@@ -74,10 +74,10 @@ async fn add(args: Add, context: &Context<'_>) -> Result<(), Problem> {
     let mut trial = realm.trusted().targets().map_err(|error| roles::problem(&error))?;
     delegate(&mut trial, &wanted, args.replace)?;
     trial.document().map_err(|error| roles::problem(&error))?;
-    let key = signer::open(&args.sign_with, &args.passphrase, &context.settings, context.output)?;
     let change = |targets: &mut Targets| delegate(targets, &wanted, args.replace);
-    let asking = (args.ask, context.output);
-    let receipt = roles::change_targets(&context.settings, &client, &key, asking, change).await?;
+    let (key, ask, passphrase) = (args.sign_with.as_str(), args.ask, &args.passphrase);
+    let consent = roles::Consent { key, ask, passphrase };
+    let receipt = roles::change_targets(context, &client, consent, change).await?;
     let patterns: Vec<String> = args.may.iter().map(Pattern::to_string).collect();
     let text = format!(
         "Team {} may publish {} (role targets {}, timestamp {})\n",

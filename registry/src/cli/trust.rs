@@ -84,10 +84,8 @@ async fn pin(wanted: &str, context: &Context<'_>) -> Result<(), Problem> {
 
 async fn renew(args: Renew, context: &Context<'_>) -> Result<(), Problem> {
     let (_, client) = roles::open_to_sign(&context.settings).await?;
-    let key = signer::open(&args.key, &args.passphrase, &context.settings, context.output)?;
-    let asking = (args.ask, context.output);
-    let receipt =
-        roles::change_targets(&context.settings, &client, &key, asking, |_| Ok(())).await?;
+    let consent = roles::Consent { key: &args.key, ask: args.ask, passphrase: &args.passphrase };
+    let receipt = roles::change_targets(context, &client, consent, |_| Ok(())).await?;
     let text = format!("Renewed targets (version {})\n", receipt.version);
     context.output.data(&text, &json!({"schema": "trust-renew.v1", "receipt": receipt}))
 }
