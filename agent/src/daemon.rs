@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{ClosureSource, News, Source, TrustFacts, chain};
-use crate::config::Settings;
+use crate::config::{Registry, Settings};
 use crate::converge::{Converger, Order};
 use crate::report::{self, Reporter, SendError};
 use crate::rounds::{Round, Rounds};
@@ -64,7 +64,7 @@ pub(crate) async fn run(settings: &Settings, cancel: &CancellationToken) -> Resu
         failures = if round.trouble.is_some() { failures + 1 } else { 0 };
         tell(&round, failures);
         facts.send_replace(rounds.client().record().facts);
-        let pause = pause(settings, &round, failures, started.elapsed());
+        let pause = pause(&settings.registry, round.news, failures, started.elapsed());
         for order in round.orders {
             follow(&mut followers, order, &rounds, &changed, cancel);
         }
@@ -93,16 +93,15 @@ fn tell(round: &Round, failures: u32) {
 }
 
 /// Returns how long to wait for the next round: jittered, so that no fleet polls in step.
-fn pause(settings: &Settings, round: &Round, failures: u32, taken: Duration) -> Duration {
-    let poll = settings.registry.poll;
+fn pause(registry: &Registry, news: News, failures: u32, taken: Duration) -> Duration {
+    let poll = registry.poll;
     if failures > 0 {
         let doubled = poll.saturating_mul(1 << (failures - 1).min(8));
         return doubled.min(MAX_BACKOFF.max(poll)).mul_f64(rand::random_range(0.5..1.0));
     }
     // A registry that held the request back is asked again at once; one that did not would spin.
-    let held_back = !settings.registry.wait.is_zero() && taken >= settings.registry.wait / 2;
-    let long_poll = !settings.registry.wait.is_zero() && round.news == News::Some;
-    if held_back || long_poll {
+    let held_back = taken >= registry.wait / 2 || news == News::Some;
+    if !registry.wait.is_zero() && held_back {
         return Duration::from_millis(rand::random_range(0..500));
     }
     poll.mul_f64(rand::random_range(0.8..1.2))
@@ -231,5 +230,33 @@ async fn drain(followers: BTreeMap<ProfileName, Follower>, reports: JoinHandle<(
     };
     if tokio::time::timeout(DRAIN, ended).await.is_err() {
         tracing::warn!("a profile's task did not end in time; the journal knows how far it was");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_are_jittered_back_off_and_end_at_once_where_the_registry_waits() {
+        let seconds = Duration::from_secs;
+        let registry = |wait: u64| Registry {
+            poll: seconds(60),
+            wait: seconds(wait),
+            ..Registry::plain("http://localhost".parse().unwrap())
+        };
+        let check = |wait: u64, news, failures, taken: u64, least: u64, most: u64| {
+            let pause = pause(&registry(wait), news, failures, seconds(taken));
+            assert!((seconds(least)..=seconds(most)).contains(&pause), "{pause:?}");
+        };
+        check(0, News::None, 0, 0, 48, 72);
+        check(0, News::Some, 0, 0, 48, 72);
+        check(30, News::None, 0, 30, 0, 1);
+        check(30, News::Some, 0, 1, 0, 1);
+        // A mirror does not wait, whatever it is asked.
+        check(30, News::None, 0, 1, 48, 72);
+        check(30, News::None, 1, 0, 30, 60);
+        check(0, News::None, 3, 0, 120, 240);
+        check(0, News::None, 1000, 0, 450, 900);
     }
 }

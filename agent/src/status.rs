@@ -189,3 +189,53 @@ fn profile_status(profile: &Profile, stale: Option<&Reason>, now: Timestamp) -> 
 fn tell(reason: &Reason) -> report::Reason {
     report::Reason { code: reason.code.to_string(), text: reason.text.clone() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config;
+
+    const CONFIG: &str = "[host]\nname = \"web-1\"\n[registry]\npoll = 60\n[trust]\nroot_sha256 = \
+        \"0000000000000000000000000000000000000000000000000000000000000000\"\n";
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn settings() -> Settings {
+        config::parse(Path::new("/agent.toml"), CONFIG).unwrap().settings
+    }
+
+    fn record(asked: i64, trouble: Option<Code>) -> PollRecord {
+        let trouble = trouble.map(|code| Reason::new(code, "cannot reach `http://x`"));
+        PollRecord { asked_at: Some(at(asked)), trouble, ..PollRecord::default() }
+    }
+
+    #[test]
+    fn a_host_is_stale_when_no_source_is_fresh_or_nobody_asked_for_three_polls() {
+        let check = |record: &PollRecord, now: i64, expected: Option<&str>| {
+            let told = staleness(&settings(), record, at(now)).map(|reason| reason.text);
+            assert_eq!(told.as_deref(), expected);
+        };
+        check(&PollRecord::default(), 0, Some("no registry was ever asked"));
+        check(&record(1000, None), 1000 + 210, None);
+        check(&record(1000, None), 1000 + 211, Some("no registry was asked for 3m 31s"));
+        check(&record(1000, Some(Code::NoFreshSource)), 1001, Some("cannot reach `http://x`"));
+        // What is untrusted has a word of its own.
+        check(&record(1000, Some(Code::Untrusted)), 1001, None);
+    }
+
+    #[test]
+    fn staleness_hides_nothing_that_is_worse() {
+        let name = ProfileName::parse("web").unwrap();
+        let mut profile = Profile::new(Some("eu".parse().unwrap()), name, at(0));
+        let stale = Reason::new(Code::NoFreshSource, "nobody is there");
+        let state = |profile: &Profile| profile_status(profile, Some(&stale), at(0)).state;
+        assert_eq!(state(&profile), StateWord::Stale);
+        let failed = Reason::new(Code::RollbackFailed, "both failed");
+        profile.state = crate::state::State::Failed { reason: failed, above: None };
+        assert_eq!(state(&profile), StateWord::Failed);
+    }
+}

@@ -104,7 +104,10 @@ fn answer(headers: &HeaderMap, tag: &str, change: Change, bytes: Bytes) -> Respo
 fn not_modified(tag: &str, change: Change) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
-    with_tag(response, tag, change)
+    let mut response = with_tag(response, tag, change);
+    // Nothing is sent that would have a type, and every poll of every host carries this answer.
+    response.headers_mut().remove(header::CONTENT_TYPE);
+    response
 }
 
 fn with_tag(mut response: Response<Body>, tag: &str, change: Change) -> Response<Body> {

@@ -166,6 +166,34 @@ fn a_manifest_that_is_signed_by_the_wrong_key_changes_nothing() {
 }
 
 #[test]
+fn what_is_wrong_with_one_team_holds_back_no_other() {
+    let world = World::new();
+    let operator = world.realm.operator();
+    operator.sign(&["group", "set", "eu", "--profile", "db:none"]).ok();
+    let data = world.realm.signer("data");
+    let key = data.key("data");
+    operator.sign(&["team", "add", "data", "--key", &key, "--may", "eu/db"]).ok();
+    let publish = |version: u32| {
+        let root = world.publish(version);
+        let store = world.builder.root();
+        let words = ["publish", "manifest", "eu/db", &root, "--activation", "none", "--root"];
+        data.sign(&[&words[..], &[store.to_str().unwrap()]].concat()).ok();
+        Some(root)
+    };
+    let host = Host::enrol_at(&world.realm, &world.proxy.url(), "eu", "web-1");
+    let one = publish(1);
+    host.run(&["once"]).ok();
+    let two = publish(2);
+    world.proxy.change(|request, answer| {
+        if request.path().ends_with(".data.json") { Response::new(200, "{}") } else { answer }
+    });
+    host.run(&["once"]).fails(4);
+    assert_eq!((host.current("web"), host.current("db")), (two, one));
+    assert_eq!(host.state("web"), "converged");
+    assert_eq!(host.state("db"), "untrusted untrusted");
+}
+
+#[test]
 fn a_registry_of_another_realm_is_not_believed() {
     let world = World::new();
     let host = world.host();
