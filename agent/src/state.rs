@@ -426,7 +426,7 @@ impl Profile {
             confirmed: Vec::new(),
             healthy_since: None,
             desired: Desired::Freeze {
-                reason: Reason::new(Code::NoManifest, "nothing was read yet"),
+                reason: Reason::new(Code::Starting, "nothing was read yet"),
             },
             wanted: None,
             floor: None,

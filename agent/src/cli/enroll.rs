@@ -49,10 +49,10 @@ pub(crate) struct EnrollArgs {
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
     /// Where the agent keeps its state.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     state_dir: Option<PathBuf>,
     /// The root of the store.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     root: Option<PathBuf>,
 }
 
@@ -121,6 +121,11 @@ fn problem(error: &EnrolError) -> Problem {
         .leaves("not enrolled")
         .fix("ask whoever runs the registry for a fresh token")
         .next("registry host enroll-token GROUP")
+}
+
+/// The configuration means the same wherever the agent is started.
+fn absolute(path: &str) -> Result<PathBuf, String> {
+    std::path::absolute(path).map_err(|error| error.to_string())
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

@@ -128,10 +128,11 @@ impl Client {
             || source.map_or("state_dir".to_owned(), |source| source.base().to_string());
         let refused = |error| Trouble::Trust { source_url: source_url(), source: error };
         let known = self.store.target(path).map_err(Trouble::from)?;
+        let before = if known.target.is_some() { Before::Found } else { Before::Nothing };
         let mut lookup = match trusted.lookup(&path.to_string(), known) {
             Ok(lookup) => lookup,
             Err(Error::NotListed { .. }) => {
-                return Err(Attempt::NotListed(not_listed(path, Reached::No)));
+                return Err(Attempt::NotListed(not_listed(path, Reached::No, before)));
             }
             Err(error) => return Err(refused(error).into()),
         };
@@ -141,7 +142,7 @@ impl Client {
             match lookup.feed(&need.name, bytes) {
                 Ok(()) => {}
                 Err(Error::NotListed { .. }) => {
-                    return Err(Attempt::NotListed(not_listed(path, Reached::Yes)));
+                    return Err(Attempt::NotListed(not_listed(path, Reached::Yes, before)));
                 }
                 Err(error) => return Err(refused(error).into()),
             }
@@ -174,11 +175,21 @@ enum Reached {
     No,
 }
 
-fn not_listed(path: &TargetPath, reached: Reached) -> Reason {
-    match reached {
-        Reached::Yes => Reason::new(Code::NoManifest, format!("nobody publishes `{path}`")),
-        Reached::No => {
-            Reason::new(Code::Revoked, format!("no role may publish `{path}` any more, or yet"))
+/// Whether this host ever found the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Found,
+    Nothing,
+}
+
+/// Nobody having published is no fault of anything; a publisher who lost the right to is.
+fn not_listed(path: &TargetPath, reached: Reached, before: Before) -> Reason {
+    match (reached, before) {
+        (Reached::No, Before::Found) => {
+            Reason::new(Code::Revoked, format!("no role may publish `{path}` any more"))
+        }
+        (Reached::No, Before::Nothing) | (Reached::Yes, _) => {
+            Reason::new(Code::NoManifest, format!("nobody publishes `{path}`"))
         }
     }
 }
@@ -187,4 +198,22 @@ fn not_listed(path: &TargetPath, reached: Reached) -> Reason {
 fn malformed(misplaced: bool, error: &dyn std::error::Error) -> Reason {
     let code = if misplaced { Code::Untrusted } else { Code::Unsupported };
     Reason::new(code, trouble::chain(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_that_nobody_published_yet_is_no_fault_but_a_lost_right_is() {
+        let path: TargetPath = "eu-prod/web".parse().unwrap();
+        for (reached, before, code) in [
+            (Reached::No, Before::Nothing, Code::NoManifest),
+            (Reached::Yes, Before::Nothing, Code::NoManifest),
+            (Reached::Yes, Before::Found, Code::NoManifest),
+            (Reached::No, Before::Found, Code::Revoked),
+        ] {
+            assert_eq!(not_listed(&path, reached, before).code, code, "{reached:?}, {before:?}");
+        }
+    }
 }

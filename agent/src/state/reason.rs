@@ -34,7 +34,7 @@ pub(crate) enum Code {
     Pinned,
     /// The journal has not been compared with the host yet.
     Starting,
-    /// Nothing is published for this profile, or nothing was read yet.
+    /// Nothing is published for this profile, which keeps what it runs.
     NoManifest,
     /// The policy does not list the profile, or this host does not allow it.
     NotAllowed,
@@ -129,9 +129,10 @@ impl Code {
             | Self::Interrupted => StateWord::RolledBack,
             Self::RebootNeeded => StateWord::RebootPending,
             Self::FetchFailed | Self::ClosureIndex | Self::InProgress => StateWord::Fetching,
-            Self::NotForThisHost | Self::Retired | Self::PolicyStop => StateWord::Converged,
+            Self::NoManifest | Self::NotForThisHost | Self::Retired | Self::PolicyStop => {
+                StateWord::Converged
+            }
             Self::Starting
-            | Self::NoManifest
             | Self::NotAllowed
             | Self::Unsupported
             | Self::ProfileClaimedTwice
