@@ -8,6 +8,7 @@ use std::io::{IsTerminal as _, Write as _};
 use anstream::AutoStream;
 use anstream::ColorChoice;
 use indicatif::{MultiProgress, ProgressDrawTarget};
+use owo_colors::OwoColorize as _;
 use serde::Serialize;
 use shared::problem::{Kind, Problem};
 use tracing_subscriber::EnvFilter;
@@ -112,7 +113,8 @@ impl Output {
             let line = ProblemLine { schema: "problem.v1", problem, rendered: &rendered };
             self.stderr(&serde_json::to_string(&line).unwrap_or(rendered.clone()));
         } else {
-            self.stderr(&rendered);
+            let head = format!("error[{}]", problem.code);
+            self.stderr(&rendered.replacen(&head, &head.red().bold().to_string(), 1));
         }
     }
 

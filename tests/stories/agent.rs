@@ -260,6 +260,51 @@ fn an_expired_role_stops_changes_and_never_what_runs() {
 }
 
 #[test]
+fn a_publisher_that_was_revoked_or_overtaken_is_held() {
+    let world = World::new();
+    let host = world.host();
+    let before = host.current("web");
+    let operator = world.realm.operator();
+    world.publish(2);
+    operator.sign(&["group", "set", "eu", "--raise-epoch", "web"]).ok();
+    let ran = host.run(&["once"]);
+    ran.clone().fails(1);
+    tells(&world, &host, &ran, "held", "epoch");
+    let key = world.realm.signer("shop").key("shop");
+    let words = ["team", "add", "shop", "--replace", "--key", &key, "--may", "us/web"];
+    operator.sign(&words).ok();
+    let ran = host.run(&["once"]);
+    ran.clone().fails(1);
+    tells(&world, &host, &ran, "held", "revoked");
+    assert_eq!(host.current("web"), before);
+}
+
+#[test]
+fn what_is_printed_is_for_people_or_for_programs_as_asked() {
+    let world = World::new();
+    let host = world.host();
+    let colour = |ran: &Ran| (ran.stdout.clone() + &ran.stderr).contains('\u{1b}');
+    assert!(!colour(&host.run(&["status"])));
+    assert!(colour(&host.run(&["status", "--color", "always"])));
+    let forced = run(host.agent().arg("status").env("CLICOLOR_FORCE", "1"));
+    let refused =
+        run(host.agent().arg("status").envs([("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]));
+    assert_eq!((colour(&forced), colour(&refused)), (true, false));
+    let said = host.run(&["generations", "wbe", "--json"]).fails(2);
+    let problem: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (&problem["schema"], &problem["code"]),
+        (&"problem.v1".into(), &"no_profile".into())
+    );
+    assert!(problem["rendered"].as_str().unwrap().starts_with("error[no_profile]"));
+    let shown = host.run(&["config", "show"]).ok();
+    assert!(shown.contains("registry.poll = 60") && shown.contains("# default"), "{shown}");
+    host.configure("[registry]\npol = 1\n");
+    let said = host.run(&["status"]).fails(2);
+    assert!(said.contains("unknown key `registry.pol`; did you mean `registry.poll`?"), "{said}");
+}
+
+#[test]
 fn a_tampered_closure_index_is_refused() {
     let world = World::new();
     let host = world.host();
