@@ -16,14 +16,14 @@ use tempfile::TempDir;
 use tests::{Nix, Ran, run, scratch, shoal, tool};
 
 /// A folder with one store in it, which both sides use.
-struct Both {
-    folder: TempDir,
-    root: PathBuf,
-    nix: Nix,
+pub(crate) struct Both {
+    pub(crate) folder: TempDir,
+    pub(crate) root: PathBuf,
+    pub(crate) nix: Nix,
 }
 
 impl Both {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = scratch();
         let root = folder.path().join("root");
         fs::create_dir(&root).unwrap();
@@ -33,27 +33,27 @@ impl Both {
 
     /// Runs `agent store …` on this store.
     #[track_caller]
-    fn agent(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn agent(&self, arguments: &[&str]) -> Ran {
         run(shoal("agent").arg("store").args(arguments).arg("--root").arg(&self.root))
     }
 
     /// Adds a tree by our command, and returns its path.
     #[track_caller]
-    fn add(&self, source: &Path, more: &[&str]) -> String {
+    pub(crate) fn add(&self, source: &Path, more: &[&str]) -> String {
         let mut arguments = vec!["add", source.to_str().unwrap()];
         arguments.extend(more);
         self.agent(&arguments).ok().trim().to_owned()
     }
 
     /// Makes a file with some contents, and returns its path.
-    fn file(&self, name: &str, contents: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str, contents: &str) -> PathBuf {
         let path = self.folder.path().join(name);
         fs::write(&path, contents).unwrap();
         path
     }
 
     /// Makes a tree with one of everything that a store can hold.
-    fn tree(&self, name: &str) -> PathBuf {
+    pub(crate) fn tree(&self, name: &str) -> PathBuf {
         let tree = self.folder.path().join(name);
         fs::create_dir_all(tree.join("bin")).unwrap();
         fs::create_dir(tree.join("empty")).unwrap();
@@ -67,7 +67,7 @@ impl Both {
     }
 }
 
-fn parse(path: &str) -> StorePath {
+pub(crate) fn parse(path: &str) -> StorePath {
     StorePath::parse(path).unwrap()
 }
 

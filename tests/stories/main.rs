@@ -14,6 +14,8 @@ mod converge;
 #[cfg(test)]
 mod failover;
 #[cfg(test)]
+mod gc;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod hostile_cache;

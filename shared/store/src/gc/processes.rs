@@ -54,12 +54,10 @@ pub(super) fn roots(layout: &Layout) -> Result<BTreeSet<StorePath>, LocalStoreEr
 
 /// Processes end while we look, and some are not ours to look at.
 fn overlook(error: io::Error) -> io::Result<()> {
-    let gone = Errno::from_io_error(&error) == Some(Errno::SRCH);
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => Ok(()),
-        _ if gone => Ok(()),
-        _ => Err(error),
-    }
+    let expected =
+        matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+            || Errno::from_io_error(&error) == Some(Errno::SRCH);
+    if expected { Ok(()) } else { Err(error) }
 }
 
 struct Users {

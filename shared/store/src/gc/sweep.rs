@@ -32,6 +32,9 @@ const BATCH: usize = 64;
 /// Names that are looked up at once.
 const CHUNK: usize = 1000;
 
+/// What the smallest file takes on most disks; to guess how much a path will free.
+const BLOCK: u64 = 4096;
+
 /// The file names that optimised stores share, which are nobody's path.
 const LINKS: &str = ".links";
 
@@ -156,7 +159,8 @@ impl<'a> Sweep<'a> {
                 revive(dead, *next, live);
             } else if !live.contains(next) {
                 agreed.pending.insert(hash_part.to_owned());
-                room = room.map(|room| room.saturating_sub(candidate.nar_size));
+                let size = candidate.nar_size.next_multiple_of(BLOCK);
+                room = room.map(|room| room.saturating_sub(size));
                 batch.push(candidate);
             }
             *next += 1;

@@ -1,0 +1,125 @@
+//! Our garbage collector and real Nix's: the same store, the same roots, the same dead paths.
+
+mod beside;
+mod crashes;
+mod generations;
+mod roots;
+
+use std::{fs, path::Path, process::Command};
+
+use serde_json::Value;
+use tests::{Ran, bin, run, shoal, tool};
+
+use crate::local_store::Both;
+
+/// Prepares `agent gc` on this store.
+fn command(both: &Both, arguments: &[&str]) -> Command {
+    let mut command = shoal("agent");
+    command.args(["gc", "--root"]).arg(&both.root).args(arguments);
+    command
+}
+
+#[track_caller]
+fn gc(both: &Both, arguments: &[&str]) -> Ran {
+    run(&mut command(both, arguments))
+}
+
+/// Runs a shell script as root of a mount namespace; it knows `$AGENT`, `$ROOT`, `$HERE` and Nix.
+#[track_caller]
+fn script(both: &Both, script: &str, more: &[(&str, &str)]) -> Ran {
+    let nix = both.nix.command("nix-store");
+    let mut command = tool("unshare");
+    command.envs(nix.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    command.env("AGENT", bin("agent")).env("ROOT", &both.root).env("HERE", both.folder.path());
+    command.envs(more.iter().copied());
+    run(command.args(["--user", "--map-root-user", "--mount", "sh", "-euc", script]))
+}
+
+/// Returns the names in the store directory, without that of the links.
+fn names(root: &Path) -> Vec<String> {
+    let entries = fs::read_dir(root.join("nix/store")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name != ".links").collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn it_says_what_it_freed_and_stops_when_that_is_enough() {
+    let both = Both::new();
+    for number in 0..100 {
+        fs::write(both.folder.path().join(format!("f{number}")), vec![b'x'; 8192 + number])
+            .unwrap();
+    }
+    let files: Vec<_> = (0..100).map(|n| both.folder.path().join(format!("f{n}"))).collect();
+    run(both.nix.command("nix-store").arg("--add").args(&files)).ok();
+    fs::write(both.root.join("nix/store/.unknown"), "x").unwrap();
+
+    let listed = gc(&both, &["--dry-run"]);
+    assert!(listed.stderr.contains("would delete 100 paths, 1 leftover"), "{listed}");
+    assert_eq!(listed.ok().lines().count(), 101);
+    assert_eq!(both.nix.valid_paths().len(), 100);
+
+    // The leftover takes a block, each path three; the estimate of a path is its archive.
+    let some = gc(&both, &["--max-freed", "64K", "--json"]).ok();
+    let some: Value = serde_json::from_str(&some).unwrap();
+    assert_eq!((&some["enough"], &some["leftovers"]), (&true.into(), &1.into()), "{some}");
+    let (freed, paths) = (some["freed"].as_u64().unwrap(), some["paths"].as_u64().unwrap());
+    assert!((65_536..90_000).contains(&freed) && (4..9).contains(&paths), "{some}");
+    assert_eq!(both.nix.valid_paths().len() as u64, 100 - paths);
+    both.nix.verify();
+    assert!(gc(&both, &["--max-freed", "0"]).fails(0).contains("deleted 0 paths, 0 B"));
+
+    let rest = gc(&both, &["-v"]).fails(0);
+    assert!(rest.contains(&format!("deleted {} paths, ", 100 - paths)), "{rest}");
+    assert!(both.nix.valid_paths().is_empty() && names(&both.root).is_empty());
+    gc(&both, &["--max-freed", "much"]).fails(2);
+    gc(&both, &["--keep", "1"]).fails(2);
+}
+
+#[test]
+fn what_an_optimised_store_shares_is_freed_with_its_last_path() {
+    let both = Both::new();
+    let tree = both.tree("tree");
+    let first = both.add(&tree, &[]);
+    both.add(&tree, &["--name", "again"]);
+    both.nix.nix_store(&["--optimise"]).fails(0);
+    let links = || fs::read_dir(both.root.join("nix/store/.links")).unwrap().count();
+    assert!(links() > 0);
+    store::local::LocalStore::open(&both.root)
+        .unwrap()
+        .add_root("kept", &crate::local_store::parse(&first))
+        .unwrap();
+    let before = links();
+    gc(&both, &[]).ok();
+    assert_eq!((both.nix.valid_paths(), links()), (vec![first], before));
+    both.nix.verify();
+    fs::remove_file(both.root.join("nix/var/nix/gcroots/shoal/kept")).unwrap();
+    let freed: Value = serde_json::from_str(&gc(&both, &["--json"]).ok()).unwrap();
+    assert!(freed["freed"].as_u64().unwrap() > 300_000, "{freed}");
+    assert_eq!((names(&both.root), links()), (Vec::new(), 0));
+}
+
+#[test]
+fn a_full_disk_is_emptied() {
+    let both = Both::new();
+    let large = both.folder.path().join("large");
+    fs::write(&large, vec![b'x'; 4 << 20]).unwrap();
+    let script = r#"
+        mount -t tmpfs -o size=24m none "$ROOT"
+        "$AGENT" store add --root "$ROOT" "$HERE/large" > /dev/null
+        ln -s "$("$AGENT" store add --root "$ROOT" --name kept "$HERE/large")" \
+            "$ROOT/nix/var/nix/gcroots/kept"
+        head -c 64M /dev/zero > "$ROOT/filler" 2> /dev/null || true
+        if "$AGENT" store add --root "$ROOT" --name no "$HERE/large" 2> /dev/null; then exit 1; fi
+        "$AGENT" gc --root "$ROOT"
+        nix-store --store "local?root=$ROOT" --verify --check-contents
+        ls -s "$ROOT/nix/var/nix/db/reserved"
+        ls "$ROOT/nix/store"
+    "#;
+    let ran = self::script(&both, script, &[]);
+    assert!(ran.stderr.contains("deleted 1 path"), "{ran}");
+    let printed = ran.ok();
+    assert!(printed.contains("8192 "), "the space for the next collector is back: {printed}");
+    assert!(printed.contains("-kept") && !printed.contains("-large"), "{printed}");
+}
