@@ -2,6 +2,15 @@
 //!
 //! `SHOAL_CRASH_AT=<name>` ends it at the first passage of that place, `<name>:<n>` at the n-th,
 //! and a number alone at the n-th place whatever its name. Release builds have none of this.
+//!
+//! | name | where |
+//! |---|---|
+//! | `file.write` `file.written` `file.renamed` | around each write of trust state, journal, pins, counters |
+//! | `fetch.valid` `fetch.rooted` | the closure is valid, and kept from the collector |
+//! | `switch.linked` `switch.activated` | the link leads to the new generation, and it is at work |
+//! | `stop.deactivated` `stop.removed` | the profile is out of work, and its links are gone |
+//! | `rollback.linked` `rollback.activated` `rollback.forgotten` | the way back, step by step |
+//! | `root.removed` | only the generation keeps the closure |
 
 /// Ends the process here if the environment asks for it.
 #[cfg(debug_assertions)]

@@ -104,15 +104,18 @@ impl Journal {
             return Err(JournalError::TooLong(profile.name.clone()));
         }
         match files::replace(&path, &bytes) {
-            Err(error) if is_full(&error.source) => self.write_into_reserve(&path, &bytes)?,
+            Err(error) if files::is_full(&error.source) => {
+                self.write_into_reserve(&path, &bytes)?
+            }
             done @ (Ok(()) | Err(_)) => done?,
         }
         Ok(())
     }
 
-    /// Makes sure that the writes of one switch have space.
+    /// Makes sure that the writes of one switch have space. The caller has the host's lock.
     pub(crate) fn reserve(&self) -> Result<(), FileError> {
         files::make_private_folder(&self.folder)?;
+        self.sweep();
         for number in 0..RESERVED_WRITES {
             let path = self.reserved(number);
             if std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == MAX_LEN) {
@@ -160,6 +163,16 @@ impl Journal {
         Ok(aside)
     }
 
+    /// Removes what writers left that died; with the host's lock held, nobody else writes here.
+    fn sweep(&self) {
+        let Ok(entries) = std::fs::read_dir(&self.folder) else { return };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                drop(std::fs::remove_file(path));
+            }
+        }
+    }
+
     fn path(&self, name: &ProfileName) -> PathBuf {
         self.folder.join(format!("{name}.json"))
     }
@@ -189,10 +202,6 @@ impl Journal {
 
 fn open_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]

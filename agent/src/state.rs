@@ -329,7 +329,7 @@ pub(crate) enum Event {
     Woke,
     /// The closure is whole, valid and rooted.
     Fetched(StorePath),
-    /// It could not be fetched, or this host cannot switch to it as it is.
+    /// It could not be fetched, or this host cannot switch to it as it is; the link was not moved.
     NotReady(StorePath, Reason),
     /// The driver holds the host's switch lock, and has read pin and link again.
     LockTaken(Ticket),
@@ -387,7 +387,7 @@ pub(crate) enum Action {
     /// to `NotReady` if the host lacks what the switch needs.
     TakeLock,
     /// Set the link and activate, under the lock; ends in `Activated`, `NeedsReboot` or
-    /// `ActivationFailed`. Idempotent.
+    /// `ActivationFailed`, or in `NotReady` if not even the link could be set. Idempotent.
     Switch(Attempt),
     /// Check health, under the lock; ends in `Healthy` or `Unhealthy`.
     CheckHealth(Attempt),

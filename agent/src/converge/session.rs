@@ -1,6 +1,7 @@
 //! What happens under the host's lock: one profile, from its journal to its next resting state.
 
 use std::collections::VecDeque;
+use std::error::Error;
 use std::sync::Arc;
 
 use shared::id::{GroupName, ProfileName, UserName};
@@ -16,7 +17,7 @@ use crate::state::{
     self, Action, Activation, Attempt, Code, Event, Facts, Link, Pin, Profile, Reason, Running,
     State, Target, Ticket, Wanted,
 };
-use crate::{crash, host};
+use crate::{crash, files, host};
 
 /// The host's lock, and one profile as the journal has it.
 pub(super) struct Session {
@@ -199,10 +200,7 @@ impl Session {
         };
         let generation = match made {
             Ok(generation) => generation.number,
-            Err(error) => {
-                let reason = Reason::new(Code::ActivationFailed, chain(&error));
-                return Ok(Event::ActivationFailed(reason, String::new()));
-            }
+            Err(error) => return self.not_linked(attempt, &error),
         };
         crash::point("switch.linked");
         let old = attempt.from.as_ref().map(work_of_running);
@@ -215,6 +213,21 @@ impl Session {
             }
             Err(Failure { reason, log }) => Event::ActivationFailed(reason, log),
         })
+    }
+
+    /// Says what it means that the link could not be set, or not for sure.
+    fn not_linked(&self, attempt: &Attempt, error: &ProfileError) -> Result<Event, ConvergeError> {
+        let text = chain(error);
+        if let Target::Wanted { wanted } = &attempt.target
+            && self.link()?.is_none_or(|link| link.path != wanted.path)
+        {
+            // It is this host that failed, not the version: nothing happened, try again later.
+            let full = is_full(error);
+            let code = if full { Code::DiskFull } else { Code::StoreFailed };
+            return Ok(Event::NotReady(wanted.path.clone(), Reason::new(code, text)));
+        }
+        let reason = Reason::new(Code::ActivationFailed, text);
+        Ok(Event::ActivationFailed(reason, String::new()))
     }
 
     fn stop(&mut self, attempt: &Attempt) -> Result<Event, ConvergeError> {
@@ -335,6 +348,18 @@ impl Session {
 
 fn link_of(generation: Generation) -> Link {
     Link { generation: generation.number, path: generation.path }
+}
+
+/// Looks for a full disk in the whole chain.
+fn is_full(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.downcast_ref().is_some_and(files::is_full) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 const fn work_of_running(running: &Running) -> Work<'_> {

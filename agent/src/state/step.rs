@@ -204,14 +204,17 @@ impl Profile {
             State::Fetching { wanted, failures, .. } if wanted.path == *path => {
                 (wanted.clone(), failures.saturating_add(1))
             }
-            State::Staged { target: Target::Wanted { wanted } } if wanted.path == *path => {
+            State::Staged { target: Target::Wanted { wanted } }
+            | State::Switching { attempt: Attempt { target: Target::Wanted { wanted }, .. } }
+                if wanted.path == *path =>
+            {
                 (wanted.clone(), 1)
             }
             State::Fetching { .. }
             | State::Staged { .. }
+            | State::Switching { .. }
             | State::Starting
             | State::Steady { .. }
-            | State::Switching { .. }
             | State::RebootPending { .. }
             | State::Confirming { .. }
             | State::RollingBack { .. }

@@ -43,6 +43,7 @@ enum End {
     CrashBetween,
     CrashAfter,
     NeedsReboot,
+    NotReady,
 }
 
 /// Something that may happen to the host.
@@ -209,7 +210,7 @@ impl Host {
                 Event::Unhealthy(Reason::new(Code::HealthFailed, "a test says so"))
             }
             Action::CheckHealth(attempt) => {
-                if matches!(end, End::Works | End::NeedsReboot) {
+                if matches!(end, End::Works | End::NeedsReboot | End::NotReady) {
                     self.good.extend(self.link().map(|link| link.path));
                     drop(attempt);
                 }
@@ -222,7 +223,9 @@ impl Host {
         };
         match end {
             End::CrashAfter | End::CrashBetween => self.restart(),
-            End::Works | End::Fails | End::CrashBefore | End::NeedsReboot => self.feed(event),
+            End::Works | End::Fails | End::CrashBefore | End::NeedsReboot | End::NotReady => {
+                self.feed(event);
+            }
         }
     }
 
@@ -239,6 +242,12 @@ impl Host {
                 self.link = None;
                 self.generations.clear();
                 return Some(Event::Activated(None));
+            }
+            Target::Wanted { wanted } if end == End::NotReady => {
+                if self.link().is_none_or(|link| link.path != wanted.path) {
+                    let reason = Reason::new(Code::DiskFull, "a test says so");
+                    return Some(Event::NotReady(wanted.path.clone(), reason));
+                }
             }
             Target::Wanted { wanted } => {
                 self.set_link(&wanted.path);
@@ -370,6 +379,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(End::CrashBetween),
         1 => Just(End::CrashAfter),
         1 => Just(End::NeedsReboot),
+        1 => Just(End::NotReady),
     ];
     prop_oneof![
         6 => desired().prop_map(Happening::Desired),

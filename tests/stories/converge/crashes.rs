@@ -1,6 +1,6 @@
 //! `kill -9` between any two writes of trust state, journal, pins and profile.
 
-use std::{fs, os::unix::process::ExitStatusExt as _, process::Stdio};
+use std::{fs, os::unix::process::ExitStatusExt as _, process::Stdio, thread, time::Duration};
 
 use tests::{Builder, Host, eventually};
 
@@ -64,6 +64,50 @@ fn a_rollback_that_is_killed_anywhere_ends_on_what_ran_before() {
         assert_eq!(profile["running"]["version"], 1);
         assert_eq!(active(host, "web").as_deref(), Some("1"));
     });
+}
+
+/// Returns a number below `end` that looks random and is the same each time.
+fn scatter(index: u64, end: u64) -> u64 {
+    let mut bits = index.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    (bits ^ (bits >> 27)) % end
+}
+
+#[test]
+fn a_host_that_is_killed_at_any_moment_never_loses_a_generation_and_arrives() {
+    let builder = Builder::new();
+    let realm = realm(&builder, &["web"]);
+    let web = team(&realm, "web");
+    let host = Host::enrol(&realm, "eu", "host-1");
+    publish(&web, &builder, "web", ACTIVATE);
+    host.run(&["once"]).ok();
+    let mut version = 1;
+    for moment in 0..if tests::long() { 1000 } else { 12 } {
+        let profile = host.profile("web");
+        let arrived = profile["state"] == "converged" && profile["running"]["version"] == version;
+        // A version whose activation was cut off twice is given up.
+        if arrived || profile["state"] == "rolled_back" {
+            version += 1;
+            publish(&web, &builder, "web", &format!("{ACTIVATE} # {version}"));
+        }
+        let mut once = host.agent();
+        once.arg("once").stdout(Stdio::null()).stderr(Stdio::null());
+        let mut once = once.spawn().unwrap();
+        thread::sleep(Duration::from_millis(scatter(moment, 250)));
+        once.kill().unwrap();
+        once.wait().unwrap();
+        let current = host.current("web").unwrap();
+        assert!(fs::exists(host.nix().real(&current)).unwrap(), "moment {moment}");
+        let generations = fs::read_dir(host.profiles()).unwrap().count();
+        assert!(generations >= 2, "moment {moment}: {generations}");
+        if moment % 10 == 0 {
+            host.nix().verify();
+        }
+    }
+    publish(&web, &builder, "web", &format!("{ACTIVATE} # at last"));
+    host.run(&["once"]).ok();
+    assert_eq!(active(&host, "web"), Some((version + 1).to_string()));
+    host.nix().verify();
 }
 
 #[test]
