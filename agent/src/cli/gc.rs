@@ -166,7 +166,8 @@ mod tests {
 
     #[test]
     fn spans_have_days_and_are_not_negative() {
-        let day = Timestamp::now().duration_since(before("1d").unwrap());
+        let yesterday = before("1d").unwrap();
+        let day = Timestamp::now().duration_since(yesterday);
         assert_eq!(day.as_hours(), 24);
         assert!(before("2w").is_ok() && before("12h").is_ok());
         assert!(before("-1d").is_err() && before("soon").is_err());
