@@ -1,8 +1,8 @@
 //! The README tells the truth: every command that it names is there, and every file.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, net::TcpListener, path::Path};
 
-use tests::{run, shoal};
+use tests::{bin, run, scratch, shoal, tool};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -57,4 +57,44 @@ fn every_file_in_the_readme_is_there() {
         }
     }
     assert!(seen > 10, "only {seen} files found");
+}
+
+/// Stands in for the person: says yes, waits for the server to come up, and ends it at the end.
+const PERSON: &str = r#"
+set -euo pipefail
+trap 'kill $(jobs -p)' EXIT
+registry() {
+  case $1 in
+    # In the background this is a shell of its own, and the server has to take its place.
+    serve) exec registry "$@" ;;
+    init | key | hosts | host | cache) command registry "$@" ;;
+    *)
+      until (exec 3<>"/dev/tcp/127.0.0.1/$PORT") 2>/dev/null; do sleep 0.05; done
+      command registry "$@" --yes
+      ;;
+  esac
+}
+"#;
+
+#[test]
+fn what_the_readme_does_by_hand_works_line_by_line() {
+    let folder = scratch();
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let script = readme.split("```bash").nth(1).unwrap().split("```").next().unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let script = script
+        .replace(":8420", &format!(":{port}"))
+        .replace("registry serve", &format!("registry serve --listen 127.0.0.1:{port}"));
+    fs::create_dir(folder.path().join("credentials")).unwrap();
+    fs::write(folder.path().join("credentials/passphrase"), "of the readme").unwrap();
+
+    let programs = bin("agent").parent().unwrap().display().to_string();
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
+    let mut bash = tool("bash");
+    bash.current_dir(&folder).env("PATH", path).env("PORT", port).env("HOME", folder.path());
+    bash.env("CREDENTIALS_DIRECTORY", folder.path().join("credentials"));
+    let said = run(bash.args(["-c", &format!("{PERSON}{script}")])).ok();
+    let (status, door) = said.split_once("\nopen\n").expect(&said);
+    assert!(status.contains("converged"), "{said}");
+    assert!(door.contains("host-1") && door.contains("converged"), "{said}");
 }
