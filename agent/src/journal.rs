@@ -105,11 +105,10 @@ impl Journal {
         }
         match files::replace(&path, &bytes) {
             Err(error) if files::is_full(&error.source) => {
-                self.write_into_reserve(&path, &bytes)?
+                Ok(self.write_into_reserve(&path, &bytes)?)
             }
-            done @ (Ok(()) | Err(_)) => done?,
+            done @ (Ok(()) | Err(_)) => Ok(done?),
         }
-        Ok(())
     }
 
     /// Makes sure that the writes of one switch have space. The caller has the host's lock.
