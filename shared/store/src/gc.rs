@@ -1,9 +1,9 @@
 //! Collects garbage as Nix does, with or without Nix on the host, and beside it.
 //!
 //! `gc.lock` is held exclusively for the whole run, so that there is one collector at a time, of
-//! whatever make. Who wants a new temporary root meanwhile says so over a socket ([`listener`]).
-//! Roots are found ([`roots`], [`processes`]), the database says what they lead to, and what
-//! remains is deleted, referrers first ([`sweep`]): rows before files. So a collector that is
+//! whatever make. Who wants a new temporary root meanwhile says so over a socket (`listener`).
+//! Roots are found (`roots`, `processes`), the database says what they lead to, and what
+//! remains is deleted, referrers first (`sweep`): rows before files. So a collector that is
 //! killed, or loses its power, leaves files that are not valid, and the next one sweeps them.
 //!
 //! Start at [`collect`]; [`survey`] tells what it would do.
