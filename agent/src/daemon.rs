@@ -59,7 +59,16 @@ pub(crate) async fn run(settings: &Settings, cancel: &CancellationToken) -> Resu
         let round = tokio::select! {
             // Cancel safe: a round that is dropped has committed what it verified or nothing.
             () = cancel.cancelled() => break,
-            round = rounds.round(wait, &observer) => round.map_err(|error| error.problem())?,
+            round = rounds.round(wait, &observer) => round,
+        };
+        let round = match round {
+            Ok(round) => round,
+            Err(error) => {
+                // The profiles' own tasks go on; perhaps somebody mends the disk meanwhile.
+                tracing::error!(error = %chain(&error), "cannot go round");
+                rest(settings.registry.poll, cancel).await;
+                continue;
+            }
         };
         failures = if round.trouble.is_some() { failures + 1 } else { 0 };
         tell(&round, failures);
@@ -68,15 +77,20 @@ pub(crate) async fn run(settings: &Settings, cancel: &CancellationToken) -> Resu
         for order in round.orders {
             follow(&mut followers, order, &rounds, &changed, cancel);
         }
-        tokio::select! {
-            // Cancel safe: both only wait.
-            () = cancel.cancelled() => break,
-            () = tokio::time::sleep(pause) => {}
-        }
+        rest(pause, cancel).await;
     }
     drain(followers, reports).await;
     tracing::info!("the agent stops; what runs goes on");
     Ok(())
+}
+
+/// Waits, but not past the end.
+async fn rest(pause: Duration, cancel: &CancellationToken) {
+    tokio::select! {
+        // Cancel safe: both only wait.
+        () = cancel.cancelled() => {}
+        () = tokio::time::sleep(pause) => {}
+    }
 }
 
 /// Tells of trouble once when it begins, and when it ends.
