@@ -1,8 +1,8 @@
 //! Temporary roots: what this process tells any garbage collector to keep while it lives.
 //!
 //! A collector holds `gc.lock` for its whole run and reads the files in `temproots` at its start.
-//! So a root is written down either under the shared lock, when no collector runs, or after the
-//! running one has said over its socket that it knows.
+//! So a root is written down, and holds once the lock is seen free, when the next collector will
+//! read it, or once the running one has said over its socket that it knows.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -79,16 +79,17 @@ impl TempRoots {
             Some(file) => file,
             None => self.open_file()?,
         };
-        let written = self.with_collector_told(&missing, || {
-            let mut records = Vec::new();
-            for path in &missing {
-                records.extend_from_slice(path.to_string().as_bytes());
-                records.push(0);
-            }
-            file.write_all(&records).map_err(io_error("write", &self.file_path))
-        });
+        let mut records = Vec::new();
+        for path in &missing {
+            records.extend_from_slice(path.to_string().as_bytes());
+            records.push(0);
+        }
+        // Written before anything is said, unlike Nix: a collector that starts between an answer of
+        // the one before it and the record would hear of the root from neither.
+        let written = file.write_all(&records).map_err(io_error("write", &self.file_path));
         state.file = Some(file);
         written?;
+        self.tell(&missing)?;
         state.written.extend(missing);
         Ok(())
     }
@@ -114,20 +115,16 @@ impl TempRoots {
         }
     }
 
-    /// Calls `write` at a moment when every collector either is yet to come or knows of `paths`.
-    fn with_collector_told(
-        &self,
-        paths: &[StorePath],
-        write: impl FnOnce() -> Result<(), LocalStoreError>,
-    ) -> Result<(), LocalStoreError> {
+    /// Returns once every collector either is yet to come, and will read the file, or knows of
+    /// `paths`.
+    fn tell(&self, paths: &[StorePath]) -> Result<(), LocalStoreError> {
         let start = Instant::now();
         let gc_lock = open_lock_file(&self.gc_lock).map_err(io_error("open", &self.gc_lock))?;
         loop {
             let free = try_lock(&gc_lock, FlockOperation::NonBlockingLockShared)
                 .map_err(io_error("lock", &self.gc_lock))?;
-            // Closing `gc_lock` releases it, after `write`.
             if free || tell_collector(&self.socket_dir, paths).is_ok() {
-                return write();
+                return Ok(());
             }
             let waited = start.elapsed();
             if waited >= PATIENCE {
