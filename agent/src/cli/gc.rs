@@ -5,6 +5,7 @@ mod told;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use jiff::{SpanRelativeTo, Timestamp};
@@ -18,18 +19,21 @@ use crate::cli::{Context, Host, config};
 
 /// Delete what no profile, root or running process needs any more.
 ///
-/// Finds roots as Nix does, and may run beside Nix. With `--keep` or `--older-than` it first
-/// deletes old generations of the profiles of this host; never the current, last good or booted
-/// one, nothing of a pinned profile, and nothing while a switch is under way.
+/// Finds roots as Nix does, and may run beside Nix. With `--keep` or `--older-than`, or `[gc]` in
+/// the configuration, it first deletes old generations of the profiles of this host; never the
+/// current, last good or booted one, nothing of a pinned profile, and nothing while a switch is
+/// under way. With `--root` alone it leaves generations as they are.
 #[derive(Debug, Args)]
 pub(crate) struct GcArgs {
     /// Use the store below this directory; by default the one of the configuration, or `/`.
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Delete old generations, but keep the newest N of each profile.
+    /// Delete old generations, but keep the newest N of each profile; by default `gc.keep` of the
+    /// configuration.
     #[arg(long, value_name = "N")]
     keep: Option<usize>,
-    /// Delete generations that were replaced longer ago than this, such as 30d or 12h.
+    /// Delete generations that were replaced longer ago than this, such as 30d or 12h; by default
+    /// `gc.older_than` of the configuration.
     #[arg(long, value_name = "SPAN", value_parser = before)]
     older_than: Option<Timestamp>,
     /// Stop once so much is freed: bytes, or with K, M, G or T.
@@ -49,30 +53,35 @@ impl GcArgs {
         if self.dry_run { Ok(None) } else { Ok(Some(self.place(context)?.0)) }
     }
 
-    /// Returns the store's root, and the host if its generations are meant.
+    /// Returns the store's root, and the host whose old generations may go, if there is one.
     fn place(&self, context: &Context) -> Result<(PathBuf, Option<Host>), Problem> {
-        if self.keep().is_some() {
-            let host = Host::open(context)?;
-            let root = host.settings.store.root.clone();
-            if self.root.as_ref().is_some_and(|other| !is_same(other, &root)) {
-                let what = format!("the profiles of this host are below `{}`", root.display());
-                return Err(Problem::new(Kind::Usage, "other_root", what)
-                    .leaves("nothing changed")
-                    .fix("leave out `--root`, or `--keep` and `--older-than`"));
+        let asked = self.keep.is_some() || self.older_than.is_some();
+        match &self.root {
+            Some(root) if !asked => return Ok((root.clone(), None)),
+            None if !asked && context.config.is_none() && !config::path(context).exists() => {
+                return Ok(("/".into(), None));
             }
-            return Ok((root, Some(host)));
+            Some(_) | None => {}
         }
-        if let Some(root) = &self.root {
-            return Ok((root.clone(), None));
+        let host = Host::open(context)?;
+        let root = host.settings.store.root.clone();
+        if self.root.as_ref().is_some_and(|other| !is_same(other, &root)) {
+            let what = format!("the profiles of this host are below `{}`", root.display());
+            return Err(Problem::new(Kind::Usage, "other_root", what)
+                .leaves("nothing changed")
+                .fix("leave out `--root`, or `--keep` and `--older-than`"));
         }
-        let configured = context.config.is_some() || config::path(context).exists();
-        let root = if configured { config::load(context)?.settings.store.root } else { "/".into() };
-        Ok((root, None))
+        Ok((root, Some(host)))
     }
 
-    fn keep(&self) -> Option<Keep> {
-        let wanted = self.keep.is_some() || self.older_than.is_some();
-        wanted.then_some(Keep { newest: self.keep.unwrap_or(0), since: self.older_than })
+    /// Returns which generations are kept, if any are to go.
+    fn keep(&self, host: &Host) -> Option<Keep> {
+        let policy = host.settings.gc;
+        let newest = self.keep.or(policy.keep);
+        let ago = |span: Duration| Timestamp::now().checked_sub(span).unwrap_or(Timestamp::MIN);
+        let since = self.older_than.or_else(|| policy.older_than.map(ago));
+        let wanted = newest.is_some() || since.is_some();
+        wanted.then_some(Keep { newest: newest.unwrap_or(0), since })
     }
 
     fn options(&self) -> gc::Options {
@@ -92,9 +101,9 @@ pub(crate) async fn run(args: GcArgs, context: &Context) -> Result<(), Problem> 
 
 fn list(args: &GcArgs, context: &Context) -> Result<(), Problem> {
     let (root, host) = args.place(context)?;
-    let unneeded = match (&host, args.keep()) {
-        (Some(host), Some(keep)) => generations::unneeded(host, &keep)?,
-        (Some(_) | None, _) => Vec::new(),
+    let unneeded = match host.as_ref().and_then(|host| Some((host, args.keep(host)?))) {
+        Some((host, keep)) => generations::unneeded(host, &keep)?,
+        None => Vec::new(),
     };
     let links: BTreeSet<PathBuf> = unneeded.iter().map(Unneeded::link).collect();
     let store = LocalStore::open_for_reading(&root).map_err(|error| error.problem())?;
@@ -106,7 +115,9 @@ fn collect(args: &GcArgs, context: &Context) -> Result<(), Problem> {
     let (root, host) = args.place(context)?;
     let store = LocalStore::open(&root).map_err(|error| error.problem())?;
     let mut told = Told::new(&context.output);
-    if let (Some(host), Some(keep)) = (&host, args.keep()) {
+    if let Some(host) = &host
+        && let Some(keep) = args.keep(host)
+    {
         generations::delete(host, &keep, &mut |deleted| told.generation(deleted))?;
     }
     match gc::collect(&store, &args.options(), &mut |event| told.hear(event)) {

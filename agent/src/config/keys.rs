@@ -6,6 +6,8 @@ const KEYS: &[&str] = &[
     "cache[].keys",
     "cache[].priority",
     "cache[].url",
+    "gc.keep",
+    "gc.older_than",
     "groups",
     "host.labels.*",
     "host.name",

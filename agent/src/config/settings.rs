@@ -48,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) allow: Option<Vec<ProfilePattern>>,
     /// The kinds of activation that this host takes, if it narrows the policies' lists.
     pub(crate) activations: Option<Vec<ActivationKind>>,
+    /// Which generations `agent gc` keeps, if it is to delete any.
+    pub(crate) gc: Gc,
 }
 
 /// Where trust begins.
@@ -102,6 +104,15 @@ pub(crate) struct ExtraCache {
     pub(crate) priority: Option<u32>,
 }
 
+/// Which old generations are kept; with neither value, all are.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Gc {
+    /// The newest ones, so many.
+    pub(crate) keep: Option<usize>,
+    /// Those that were replaced less long ago.
+    pub(crate) older_than: Option<Duration>,
+}
+
 /// A profile's name, or the beginning of names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ProfilePattern {
@@ -142,6 +153,7 @@ impl Settings {
             cache,
             profiles,
             activation,
+            gc,
         } = merged.written()?;
         let check = Check(merged);
         // Only one is built, so that there is nothing to remember.
@@ -179,6 +191,10 @@ impl Settings {
             allow: check.maybe_each("profiles.allow", profiles.allow.as_deref())?,
             activations: check
                 .maybe_each("profiles.activations", profiles.activations.as_deref())?,
+            gc: Gc {
+                keep: gc.keep.map(|keep| usize::try_from(keep).unwrap_or(usize::MAX)),
+                older_than: gc.older_than.map(|seconds| Duration::from_secs(seconds.into())),
+            },
         })
     }
 }

@@ -55,6 +55,7 @@ pub(crate) struct Written {
     pub(super) cache: Vec<Cache>,
     pub(super) profiles: Profiles,
     pub(super) activation: Activation,
+    pub(super) gc: Gc,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -120,6 +121,13 @@ pub(super) struct Profiles {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Activation {
     pub(super) runner: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Gc {
+    pub(super) keep: Option<u32>,
+    pub(super) older_than: Option<u32>,
 }
 
 /// The defaults, and over them one file after the other.

@@ -122,7 +122,7 @@ impl Profile {
             StateWord::Fetching => Some(format!("agent retry {name}")),
             StateWord::Waiting => Some(match code {
                 Code::Conflict => "agent store verify".to_owned(),
-                Code::DiskFull => "nix-collect-garbage".to_owned(),
+                Code::DiskFull => "agent gc".to_owned(),
                 Code::RefusedBytes | Code::StoreFailed => format!("agent retry {name}"),
                 Code::Unsupported | Code::NotAllowed | Code::VersionWentBack => {
                     format!("agent plan {name}")

@@ -131,6 +131,6 @@ fn a_host_says_what_it_lacks_by_an_exit_code() {
     let said = host.run(&["once"]).fails(1);
     assert!(said.contains("error[disk_full]"), "{said}");
     assert_eq!(host.state("web"), "waiting disk_full");
-    assert_eq!(host.profile("web")["next"], "nix-collect-garbage");
+    assert_eq!(host.profile("web")["next"], "agent gc");
     assert_eq!(host.current("web"), None);
 }

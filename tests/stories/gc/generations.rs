@@ -46,11 +46,14 @@ fn old_generations_go_and_what_the_host_needs_stays() {
 
     // A pin outranks everything, and what runs is never deleted.
     host.run(&["rollback", "web"]);
-    host.run(&["gc", "--keep", "0"]).ok();
+    host.configure("[gc]\nkeep = 0\nolder_than = 0\n");
+    host.run(&["gc"]).ok();
     assert_eq!(generations(), [3, 4]);
     host.run(&["unpin", "web"]);
     host.run(&["once"]).ok();
-    host.run(&["gc", "--keep", "0", "--older-than", "0s"]).ok();
+    host.run(&["gc", "--keep", "2"]).ok();
+    assert_eq!(generations(), [3, 4], "what is typed outranks what is configured");
+    host.run(&["gc"]).ok();
     assert_eq!(generations(), [4]);
     assert_eq!(host.current("web"), Some(versions[3].clone()));
     assert_eq!(host.nix().valid_paths(), [versions[3].clone()]);

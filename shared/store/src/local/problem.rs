@@ -61,7 +61,7 @@ impl ProfileError {
 }
 
 fn disk_full(problem: Problem) -> Problem {
-    problem.leaves("nothing became valid").fix("make room, for example by `nix-collect-garbage`")
+    problem.leaves("nothing became valid").fix("make room, for example by `agent gc`")
 }
 
 fn locked(error: &LockError) -> Problem {

@@ -144,7 +144,7 @@ impl SubstituteError {
             problem = problem.fix("trust the key of whoever built it, or sign it with one you do");
         }
         if self.cause() == Cause::DiskFull {
-            problem = problem.fix("make room, for example by `nix-collect-garbage`");
+            problem = problem.fix("make room, for example by `agent gc`");
         }
         problem.leaves("what is valid is whole; all else was removed")
     }
