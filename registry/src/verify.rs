@@ -191,8 +191,7 @@ fn index(bytes: &[u8], entry: &Entry) -> Result<String, Problem> {
 }
 
 fn signed_by(bytes: &Verified<Vec<u8>>) -> String {
-    let keys: Vec<String> =
-        bytes.signers().iter().map(|key| key.as_str().chars().take(8).collect()).collect();
+    let keys: Vec<String> = bytes.signers().iter().map(|key| key.short().to_owned()).collect();
     format!("signed by key {}", keys.join(", "))
 }
 

@@ -94,9 +94,9 @@ fn a_passphrase_comes_from_a_file_a_credential_or_a_person_and_from_nowhere_else
     assert!(said.fails(5).contains("there is a key `web` already"));
     let listed = operator.run(&["key", "list"]).ok();
     expect![[r#"
-        root     HEX
-        targets  HEX
-        web      HEX
+        root     ID  HEX
+        targets  ID  HEX
+        web      ID  HEX
     "#]]
     .assert_eq(&realm.plain(&listed));
     let empty = realm.folder().join("empty");

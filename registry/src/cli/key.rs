@@ -19,7 +19,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         passphrase: PassphraseArgs,
     },
-    /// List your keys with their public halves
+    /// List your keys: what you call each, its id as others are told of it, its public half
     List,
     /// Print the public half of a key, to give to those who let you publish
     Show {
@@ -58,10 +58,11 @@ fn list(context: &Context<'_>) -> Result<(), Problem> {
         context.output.say("There are no keys yet. Next: registry key new NAME");
     }
     let width = listed.iter().map(|key| key.name.len()).max().unwrap_or(0);
-    let text: String =
-        listed.iter().map(|key| format!("{:<width$}  {}\n", key.name, key.public)).collect();
-    let json: Vec<_> =
-        listed.iter().map(|key| json!({"name": key.name, "public": key.public.to_hex()})).collect();
+    let line = |name: &str, public: &PublicKey| {
+        format!("{name:<width$}  {}  {public}\n", public.key_id().short())
+    };
+    let text: String = listed.iter().map(|key| line(&key.name, &key.public)).collect();
+    let json: Vec<_> = listed.iter().map(|key| facts(&key.name, &key.public)).collect();
     context.output.data(&text, &json!({"schema": "keys.v1", "keys": json}))
 }
 
@@ -71,6 +72,13 @@ fn show(name: &str, context: &Context<'_>) -> Result<(), Problem> {
 }
 
 fn print(name: &str, public: &PublicKey, context: &Context<'_>) -> Result<(), Problem> {
-    let json = json!({"schema": "key.v1", "name": name, "public": public.to_hex()});
+    let mut json = facts(name, public);
+    if let Some(object) = json.as_object_mut() {
+        object.insert("schema".to_owned(), "key.v1".into());
+    }
     context.output.data(&format!("{public}\n"), &json)
+}
+
+fn facts(name: &str, public: &PublicKey) -> serde_json::Value {
+    json!({"name": name, "keyid": public.key_id().as_str(), "public": public.to_hex()})
 }

@@ -30,6 +30,12 @@ impl KeyId {
         &self.0
     }
 
+    /// Returns the first 8 digits, by which people are told of a key.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        self.0.get(..8).unwrap_or(&self.0)
+    }
+
     /// Names a key as some metadata declared it, where rules allow any name.
     pub(super) fn declared(id: &str) -> Self {
         Self(id.to_owned())

@@ -39,8 +39,7 @@ pub fn changes(old: Option<&Targets>, new: &Targets) -> Vec<String> {
 fn describe(delegation: &Delegation) -> String {
     let Delegation { role, ring, patterns } = delegation;
     let patterns: Vec<_> = patterns.iter().map(|pattern| format!("`{pattern}`")).collect();
-    let keys: Vec<_> =
-        ring.keys.iter().map(|key| key.to_hex().chars().take(8).collect::<String>()).collect();
+    let keys: Vec<_> = ring.keys.iter().map(|key| key.key_id().short().to_owned()).collect();
     format!(
         "role `{role}`: {} of the keys {}, may publish {}",
         ring.threshold,

@@ -96,9 +96,9 @@ fn tells_a_signer_what_a_new_version_changes() {
         .expect("a delegation");
     new.delegations[0].ring = ring("shop", 1);
     expect![[r#"
-        changes role `shop`: 1 of the keys 1fb52150, may publish `eu/web*` to role `shop`: 1 of the keys f175659e, may publish `eu/web*`
-        adds role `other`: 1 of the keys d046f48f, may publish `us/shop`
-        removes role `media`: 1 of the keys db8cf607, may publish `*/video`"#]].assert_eq(&changes(Some(&old), &new).join("\n"));
+        changes role `shop`: 1 of the keys ff359641, may publish `eu/web*` to role `shop`: 1 of the keys 9ef56dec, may publish `eu/web*`
+        adds role `other`: 1 of the keys 7bd909e7, may publish `us/shop`
+        removes role `media`: 1 of the keys 9e9ef820, may publish `*/video`"#]].assert_eq(&changes(Some(&old), &new).join("\n"));
 
     let old = realm.roles["shop"].clone();
     let new = realm.with_target("shop", "eu/webshop", b"other");
