@@ -123,3 +123,30 @@ fn a_full_disk_is_emptied() {
     assert!(printed.contains("8192 "), "the space for the next collector is back: {printed}");
     assert!(printed.contains("-kept") && !printed.contains("-large"), "{printed}");
 }
+
+#[test]
+fn what_cannot_be_deleted_is_told_and_stops_nothing_else() {
+    let both = Both::new();
+    both.add(&both.tree("tree"), &[]);
+    both.add(&both.file("other", "x"), &[]);
+    let script = r#"
+        mount -t tmpfs none "$(echo "$ROOT"/nix/store/*-tree/bin)"
+        code=0; "$AGENT" gc --root "$ROOT" || code=$?
+        echo "first: $code"; ls "$ROOT/nix/store"
+        code=0; "$AGENT" gc --root "$ROOT" 2> /dev/null || code=$?
+        echo "second: $code"
+        nix-store --store "local?root=$ROOT" --verify --check-contents
+        umount "$ROOT"/nix/store/*-tree/bin
+        "$AGENT" gc --root "$ROOT"
+        echo "left: $(ls "$ROOT/nix/store")"
+    "#;
+    let ran = self::script(&both, script, &[]);
+    assert!(
+        ran.stderr.contains("warning: cannot delete") && ran.stderr.contains("gc_stuck"),
+        "{ran}"
+    );
+    let printed = ran.ok();
+    assert!(printed.contains("first: 3") && printed.contains("second: 3"), "{printed}");
+    assert!(!printed.contains("-other") && printed.contains("-tree"), "{printed}");
+    assert!(printed.ends_with("left: \n"), "{printed}");
+}
