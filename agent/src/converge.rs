@@ -13,7 +13,7 @@ mod session;
 mod tests;
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -71,14 +71,13 @@ pub(crate) struct Converger {
 struct Inner {
     place: Place,
     journal: Journal,
-    store: OnceLock<Arc<LocalStore>>,
 }
 
 impl Converger {
     /// Prepares for a host; touches nothing yet.
     pub(crate) fn new(place: Place) -> Self {
         let journal = Journal::new(&place.state_dir);
-        Self { inner: Arc::new(Inner { place, journal, store: OnceLock::new() }) }
+        Self { inner: Arc::new(Inner { place, journal }) }
     }
 
     /// Ends what a crash or a reboot interrupted, for every profile of the journal.
@@ -236,12 +235,10 @@ impl Inner {
         }
     }
 
+    /// Opens the store, for one piece of work: as long as it is open, the temporary roots of this
+    /// process keep everything it ever fetched from the garbage collector.
     fn store(&self) -> Result<Arc<LocalStore>, LocalStoreError> {
-        if let Some(store) = self.store.get() {
-            return Ok(Arc::clone(store));
-        }
-        let store = Arc::new(LocalStore::open(&self.place.root)?);
-        Ok(Arc::clone(self.store.get_or_init(|| store)))
+        Ok(Arc::new(LocalStore::open(&self.place.root)?))
     }
 }
 
