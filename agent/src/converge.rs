@@ -32,8 +32,9 @@ use crate::state::{Desired, Event, Pin, Profile, State, Wanted};
 pub(crate) use self::error::ConvergeError;
 pub(crate) use self::fetch::Closures;
 
-/// How often a profile is compared with the host even if nothing new was asked for.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// How often a profile is compared with the host even if nothing new was asked for: how long the
+/// daemon takes to notice what its operator did by a command.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Where a host keeps what the agent changes.
 #[derive(Debug, Clone)]

@@ -181,6 +181,11 @@ impl Session {
             return Ok(Event::LockTaken(ready));
         };
         let not_ready = |code, text| Event::NotReady(wanted.path.clone(), Reason::new(code, text));
+        if activate::real_path(&self.inner.place.root, &wanted.path).symlink_metadata().is_err() {
+            // Collected against our root, or lost otherwise: to be fetched again.
+            let text = format!("`{}` has gone from the store", wanted.path);
+            return Ok(not_ready(Code::FetchFailed, text));
+        }
         if let Err(error) = self.inner.journal.reserve() {
             return Ok(not_ready(Code::DiskFull, chain(&error)));
         }

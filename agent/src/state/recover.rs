@@ -45,12 +45,14 @@ fn compare(mut profile: Profile, facts: &Facts, now: Timestamp) -> (Profile, Vec
         State::Starting
         | State::Steady { obstacle: None }
         | State::Fetching { .. }
-        | State::Staged { .. } => {
+        | State::Staged { target: Target::Generation { .. } } => {
             profile.observe(facts.link.as_ref());
             profile.state = State::Steady { obstacle: None };
             profile.decide(now)
         }
-        State::Steady { obstacle: Some(_) } => {
+        // What is staged is rooted, and stays so across a reboot.
+        State::Steady { obstacle: Some(_) }
+        | State::Staged { target: Target::Wanted { .. } | Target::Nothing } => {
             profile.observe(facts.link.as_ref());
             profile.decide(now)
         }
