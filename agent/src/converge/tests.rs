@@ -25,6 +25,15 @@ async fn a_first_version_is_fetched_switched_to_and_activated() {
 }
 
 #[tokio::test]
+async fn a_daemon_keeps_nothing_from_the_collector_once_a_fetch_has_ended() {
+    let lab = Lab::new();
+    let daemon = lab.converger();
+    lab.run_by(&daemon, "web", &lab.publish("web", 1, ACTIVATE)).await;
+    let temp_roots = lab.root().join("nix/var/nix/temproots");
+    assert_eq!(std::fs::read_dir(temp_roots).unwrap().count(), 0);
+}
+
+#[tokio::test]
 async fn a_version_that_fails_is_rolled_back_kept_out_and_taken_when_newer() {
     let lab = Lab::new();
     lab.run("web", &lab.publish("web", 1, ACTIVATE)).await;

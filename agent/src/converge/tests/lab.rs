@@ -148,6 +148,16 @@ impl Lab {
 
     /// Drives a profile as far as it gets.
     pub(super) async fn run(&self, profile: &str, desired: &Desired) -> Profile {
+        self.run_by(&self.converger(), profile, desired).await
+    }
+
+    /// Drives a profile as far as it gets, by a converger that goes on to live.
+    pub(super) async fn run_by(
+        &self,
+        converger: &Converger,
+        profile: &str,
+        desired: &Desired,
+    ) -> Profile {
         let network = Network::new(&NetworkOptions::default()).unwrap();
         let location = Location::parse(&format!("file://{}", self.cache().display())).unwrap();
         let locations = vec![(location, None)];
@@ -159,7 +169,7 @@ impl Lab {
             limits: Limits::default(),
             observer: Arc::new(|_| {}),
         };
-        self.converger().converge(&order, self).await.unwrap()
+        converger.converge(&order, self).await.unwrap()
     }
 
     /// Takes the cache away.
