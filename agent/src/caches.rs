@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use shared::hints::Hints;
 use shared::nix::{PublicKey, TrustedKeys};
 use shared::policy::Policy;
+use shared::problem::chain;
 use store::cache::{BinaryCache, Location, Network};
 use store::substitute::Sources;
 
-use crate::client::chain;
 use crate::config::Settings;
 use crate::state::{Code, Reason};
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use shared::id::GroupName;
+use shared::problem::chain;
 use shared::trust::rules::MaxAge;
 use shared::trust::{Clock, Rules, Synchronised};
 
@@ -22,7 +23,7 @@ pub(crate) use self::closure::{ClosureError, ClosureSource};
 pub(crate) use self::documents::{Documents, GroupDocuments};
 pub(crate) use self::record::{PollRecord, TrustFacts};
 pub(crate) use self::source::{Answer, Source, SourceError};
-pub(crate) use self::trouble::{Trouble, chain};
+pub(crate) use self::trouble::Trouble;
 
 use crate::config::Settings;
 use crate::host;
@@ -105,7 +106,7 @@ impl Client {
         self.record.note(poll, Timestamp::now());
         // The record is for people; a poll is not worse for a lost one.
         if let Err(error) = self.record.save(&self.settings.state_dir) {
-            tracing::warn!(error = %trouble::chain(&error), "cannot record this poll");
+            tracing::warn!(error = %chain(&error), "cannot record this poll");
         }
     }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use shared::id::{GroupName, ProfileName};
+use shared::problem::chain;
 use store::local::{LocalStore, LocalStoreError};
 use store::substitute::{Limits, Observer};
 use tokio::sync::watch;
@@ -191,7 +192,7 @@ impl Converger {
             let profile = match self.inner.journal.read(&name) {
                 // Told as what the next session makes of it.
                 Err(error) if error.is_lost() => {
-                    Some(Profile::lost(name.clone(), fetch::chain(&error), now()))
+                    Some(Profile::lost(name.clone(), chain(&error), now()))
                 }
                 read @ (Ok(_) | Err(_)) => read?,
             };

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shared::id::ProfileName;
-use shared::problem::Problem;
+use shared::problem::{Problem, chain};
 use shared::report::ProfileReport;
 use store::substitute::Observer;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{ClosureSource, News, Source, TrustFacts, chain};
+use crate::client::{ClosureSource, News, Source, TrustFacts};
 use crate::config::{Registry, Settings};
 use crate::converge::{Converger, Order};
 use crate::report::{self, Reporter, SendError};

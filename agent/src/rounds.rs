@@ -9,13 +9,13 @@ use shared::closure::ClosureIndex;
 use shared::hints::Hints;
 use shared::id::Digest;
 use shared::nix::TrustedKeys;
-use shared::problem::{Kind, Problem};
+use shared::problem::{Kind, Problem, chain};
 use store::cache::{Network, NetworkOptions};
 use store::substitute::{Limits, Observer};
 
 use crate::caches::Caches;
 use crate::client::{
-    self, Client, ClosureError, ClosureSource, Documents, GroupDocuments, News, Poll, Trouble,
+    Client, ClosureError, ClosureSource, Documents, GroupDocuments, News, Poll, Trouble,
 };
 use crate::config::Settings;
 use crate::converge::{Closures, ConvergeError, Converger, Order, Place};
@@ -113,7 +113,7 @@ impl Closures for ClosureSource {
     async fn closure(&self, digest: Digest) -> Result<(ClosureIndex, Option<Hints>), Reason> {
         self.fetch(digest)
             .await
-            .map_err(|error: ClosureError| Reason::new(Code::ClosureIndex, client::chain(&error)))
+            .map_err(|error: ClosureError| Reason::new(Code::ClosureIndex, chain(&error)))
     }
 }
 

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use shared::id::{GroupName, ProfileName, TargetPath};
 use shared::manifest::{Manifest, ManifestError};
 use shared::policy::{Policy, PolicyError, Take};
+use shared::problem::chain;
 use shared::trust::{Error, Found, Trusted, Verified};
 use shared::version::SoftwareVersion;
 
-use super::{Client, Source, Trouble, TrustFacts, trouble};
+use super::{Client, Source, Trouble, TrustFacts};
 use crate::state::{Code, Reason};
 
 /// All that this host's groups publish for it.
@@ -197,7 +198,7 @@ fn not_listed(path: &TargetPath, reached: Reached, before: Before) -> Reason {
 /// What is rightly signed but is not for this place is a replay; anything else may be the future.
 fn malformed(misplaced: bool, error: &dyn std::error::Error) -> Reason {
     let code = if misplaced { Code::Untrusted } else { Code::Unsupported };
-    Reason::new(code, trouble::chain(error))
+    Reason::new(code, chain(error))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use shared::id::Digest;
+use shared::problem::chain;
 use shared::trust::{Folder, Need, Refresh, Stored, Trusted};
 
 use super::{Answer, Client, News, Source, Trouble};
@@ -35,7 +36,7 @@ impl Client {
             match self.refresh_from(&source, wait).await {
                 Ok((trusted, news)) => return Ok(Refreshed { trusted, source: index, news }),
                 Err(trouble) => {
-                    let error = super::trouble::chain(&trouble);
+                    let error = chain(&trouble);
                     tracing::debug!(registry = %source.base(), %error, "this source is no good");
                     if matches!(worst, Trouble::NoSource) || trouble.severity() > worst.severity() {
                         worst = trouble;

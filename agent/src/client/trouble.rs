@@ -1,6 +1,6 @@
 //! Why something could not be had, and how bad that is.
 
-use shared::problem::{Kind, Problem};
+use shared::problem::{Kind, Problem, chain};
 use shared::trust::{self, Verdict};
 
 use super::SourceError;
@@ -79,16 +79,4 @@ impl Trouble {
             Self::Source(_) | Self::NoSource => 0,
         }
     }
-}
-
-/// Writes an error with all its causes on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

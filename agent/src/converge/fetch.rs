@@ -6,6 +6,7 @@ use std::sync::Arc;
 use shared::closure::ClosureIndex;
 use shared::hints::Hints;
 use shared::id::Digest;
+use shared::problem::chain;
 use store::local::LocalStore;
 use store::substitute::{self, Cause, Sources, SubstituteError};
 
@@ -110,16 +111,4 @@ fn refuse(error: &SubstituteError) -> Reason {
         text.push_str(&cause);
     }
     Reason::new(code, text)
-}
-
-/// Tells an error with all its causes in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

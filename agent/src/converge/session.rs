@@ -5,10 +5,10 @@ use std::error::Error;
 use std::sync::Arc;
 
 use shared::id::{GroupName, ProfileName, UserName};
+use shared::problem::chain;
 use store::profile::{Generation, Profile as Links, ProfileError};
 use tokio::runtime::Runtime;
 
-use super::fetch::chain;
 use super::{ConvergeError, Inner, now};
 use crate::activate::{self, Failure, Work};
 use crate::host_lock::HostLock;

@@ -131,12 +131,13 @@ pub enum CacheError {
 impl CacheError {
     /// Returns whether the cache could not be reached, as opposed to having answered badly.
     #[must_use]
-    pub const fn is_unreachable(&self) -> bool {
+    pub fn is_unreachable(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
+            // A file that is missing is no error, so this is the cache's own folder.
+            Self::Read { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
             Self::Status { status, .. } => *status >= 500 || *status == 429 || *status == 408,
             Self::Location { .. }
-            | Self::Read { .. }
             | Self::TooLong { .. }
             | Self::Encoding { .. }
             | Self::Info { .. }

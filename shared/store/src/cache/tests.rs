@@ -142,3 +142,13 @@ fn a_folder_for_another_store_directory_is_not_written_to() {
     let error = CacheWriter::open(folder.path(), Compression::Xz, None).unwrap_err();
     assert!(matches!(error, UploadError::Info { .. }), "{error}");
 }
+
+#[tokio::test]
+async fn a_folder_that_is_gone_is_a_cache_that_cannot_be_reached() {
+    let folder = TempDir::new().unwrap();
+    let gone = folder.path().join("gone");
+    let location = Location::parse(gone.to_str().unwrap()).unwrap();
+    let network = Network::new(&NetworkOptions::default()).unwrap();
+    let error = BinaryCache::open(&location, &network).await.unwrap_err();
+    assert!(error.is_unreachable(), "{error}");
+}

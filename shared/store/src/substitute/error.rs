@@ -236,7 +236,7 @@ pub enum FaultCause {
 impl FaultCause {
     /// Returns whether the cache could not be reached.
     #[must_use]
-    pub const fn is_unreachable(&self) -> bool {
+    pub fn is_unreachable(&self) -> bool {
         match self {
             Self::Cache(error) => error.is_unreachable(),
             Self::Down | Self::Interrupted(_) => true,
@@ -250,7 +250,7 @@ impl FaultCause {
 
     /// Returns whether the cache delivered something that had to be refused.
     #[must_use]
-    pub const fn is_lie(&self) -> bool {
+    pub fn is_lie(&self) -> bool {
         match self {
             Self::Cache(error) => !error.is_unreachable(),
             Self::Differs { .. } | Self::Untrusted(_) | Self::Refused(_) => true,
