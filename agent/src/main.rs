@@ -38,7 +38,10 @@ use crate::cli::{Cli, Context};
 use crate::output::Output;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
     let output = Output::new(&cli.global);
     match start(cli, &output) {
         Ok(()) => ExitCode::SUCCESS,
@@ -47,6 +50,16 @@ fn main() -> ExitCode {
             ExitCode::from(problem.kind.exit_code())
         }
     }
+}
+
+/// Tells what is wrong with the command line, or the help that it asks for, in the form asked for.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let mut words = std::env::args_os().skip(1).take_while(|word| word != "--");
+    if !error.use_stderr() || !words.any(|word| word == "--json") {
+        error.exit()
+    }
+    Output::for_programs().problem(&Problem::of_usage("agent", &error.to_string()));
+    ExitCode::from(Kind::Usage.exit_code())
 }
 
 /// Prepares the process, which must happen before any thread starts, and runs the command.

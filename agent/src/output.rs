@@ -47,6 +47,19 @@ impl Output {
         }
     }
 
+    /// Prints JSON alone, for a command line that says `--json` and is wrong elsewhere.
+    pub(crate) fn for_programs() -> Self {
+        Self {
+            json: true,
+            quiet: true,
+            verbose: 0,
+            input: false,
+            stdout_color: ColorChoice::Never,
+            stderr_color: ColorChoice::Never,
+            progress: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
+        }
+    }
+
     /// Says whether the caller asked for JSON.
     pub(crate) const fn is_json(&self) -> bool {
         self.json

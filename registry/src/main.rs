@@ -6,6 +6,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use shared::problem::{Kind, Problem};
 
 mod api;
 mod app;
@@ -36,7 +37,10 @@ mod trusted_realm;
 mod verify;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
     let output = output::Output::new(&cli.global);
     output::start_logging(&cli.global, cli.command.log_level());
     // The one place that chooses a cryptography provider; a second call would be a mistake.
@@ -50,4 +54,15 @@ fn main() -> ExitCode {
             ExitCode::from(problem.kind.exit_code())
         }
     }
+}
+
+/// Tells what is wrong with the command line, or the help that it asks for, in the form asked for.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let mut words = std::env::args_os().skip(1).take_while(|word| word != "--");
+    if !error.use_stderr() || !words.any(|word| word == "--json") {
+        error.exit()
+    }
+    let problem = Problem::of_usage("registry", &error.to_string());
+    output::Output::for_programs().problem(&problem);
+    ExitCode::from(Kind::Usage.exit_code())
 }

@@ -46,6 +46,11 @@ impl Output {
         }
     }
 
+    /// Prints JSON alone, for a command line that says `--json` and is wrong elsewhere.
+    pub(crate) const fn for_programs() -> Self {
+        Self { format: Format::Json, quiet: true, ask: false, progress: false }
+    }
+
     /// Starts to count something slow, where a person watches a terminal; of `total`, if known.
     pub(crate) fn counter(&self, what: &'static str, total: usize) -> Counter {
         if !self.progress {

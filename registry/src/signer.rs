@@ -124,9 +124,11 @@ fn read_file(path: &Path) -> Result<Zeroizing<String>, Problem> {
     fs::File::open(path)
         .and_then(|file| file.take(MAX_PASSPHRASE + 1).read_to_string(&mut text))
         .map_err(|error| {
-        Problem::from_error(Kind::Runtime, "passphrase", &error)
-            .because(format!("while reading `{}`", path.display()))
+        let what = format!("cannot read the passphrase in `{}`", path.display());
+        Problem::new(Kind::Runtime, "passphrase", what)
+            .because(error.to_string())
             .leaves("nothing changed")
+            .fix("name a file that holds it with --passphrase-file, or leave that out to be asked")
     })?;
     if text.len() as u64 > MAX_PASSPHRASE {
         let what = format!("`{}` is longer than a passphrase may be", path.display());

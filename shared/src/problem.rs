@@ -95,6 +95,22 @@ impl Problem {
         }
     }
 
+    /// Starts a problem from what the parser of a command line says to a person.
+    ///
+    /// Its first line is what is wrong, its tips are the fix; the rest is for eyes.
+    #[must_use]
+    pub fn of_usage(program: &str, text: &str) -> Self {
+        let first = text.lines().next().unwrap_or_default();
+        let what = first.strip_prefix("error: ").unwrap_or(first);
+        let problem = Self::new(Kind::Usage, "usage", what)
+            .leaves("nothing changed")
+            .next(format!("{program} --help"));
+        match text.lines().find_map(|line| line.trim_start().strip_prefix("tip: ")) {
+            Some(tip) => problem.fix(tip),
+            None => problem,
+        }
+    }
+
     /// Starts a problem from an error: its message is what, its sources are the causes.
     pub fn from_error(kind: Kind, code: &str, error: &(dyn std::error::Error + 'static)) -> Self {
         let mut problem = Self::new(kind, code, error.to_string());

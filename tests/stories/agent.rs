@@ -302,6 +302,10 @@ fn what_is_printed_is_for_people_or_for_programs_as_asked() {
     host.configure("[registry]\npol = 1\n");
     let said = host.run(&["status"]).fails(2);
     assert!(said.contains("unknown key `registry.pol`; did you mean `registry.poll`?"), "{said}");
+    assert!(said.contains("fix: correct the key, or take it out"), "{said}");
+    let said = host.run(&["stauts", "--json"]).fails(2);
+    let problem: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(problem["fix"], "a similar subcommand exists: 'status'");
 }
 
 #[test]

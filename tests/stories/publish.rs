@@ -445,4 +445,9 @@ fn a_misspelt_command_is_told_what_was_meant() {
     let problem: serde_json::Value = serde_json::from_str(&said).unwrap();
     assert_eq!(problem["schema"], "problem.v1");
     assert_eq!(problem["exit_code"], 2);
+    let said = realm.operator().run(&["publsh", "--json"]).fails(2);
+    let problem: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(problem["code"], "usage");
+    assert_eq!(problem["what"], "unrecognized subcommand 'publsh'");
+    assert_eq!(problem["fix"], "a similar subcommand exists: 'publish'");
 }

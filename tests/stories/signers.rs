@@ -103,6 +103,10 @@ fn a_passphrase_comes_from_a_file_a_credential_or_a_person_and_from_nowhere_else
     fs::write(&empty, "\n").unwrap();
     let words = ["key", "new", "x", "--passphrase-file", empty.to_str().unwrap()];
     assert!(operator.run(&words).fails(2).contains("the passphrase is empty"));
+    fs::remove_file(&empty).unwrap();
+    let said = realm.plain(&operator.run(&words).fails(3));
+    assert!(said.starts_with("error[passphrase]: cannot read the passphrase in `"), "{said}");
+    assert!(said.contains("fix: name a file that holds it with --passphrase-file"), "{said}");
 }
 
 #[test]

@@ -47,10 +47,13 @@ pub(crate) fn problem(error: &ConfigError) -> Problem {
         ConfigError::Absent { .. } => {
             problem.next("agent enroll URL --group GROUP --token-file FILE --trust FINGERPRINT")
         }
-        ConfigError::Read { .. }
-        | ConfigError::Parse { .. }
-        | ConfigError::UnknownKey { .. }
-        | ConfigError::Invalid { .. } => problem,
+        ConfigError::UnknownKey { .. } => {
+            problem.fix("correct the key, or take it out").next("agent config show")
+        }
+        ConfigError::Read { .. } => problem.fix("let the user that runs the agent read it"),
+        ConfigError::Parse { .. } | ConfigError::Invalid { .. } => {
+            problem.fix("correct it there").next("agent config show")
+        }
     }
 }
 

@@ -12,6 +12,10 @@ impl LocalStoreError {
         let problem = |kind, code| Problem::from_error(kind, code, self);
         match self {
             _ if self.is_disk_full() => disk_full(problem(Kind::Runtime, "disk_full")),
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                problem(Kind::Runtime, "store_io")
+                    .fix("run it as the user that owns the store, or name another with --root DIR")
+            }
             Self::Io { .. } => problem(Kind::Runtime, "store_io"),
             Self::Database { .. } => problem(Kind::Runtime, "store_database"),
             Self::Corrupt { .. } | Self::Derivation(_) => problem(Kind::Runtime, "store_corrupt"),

@@ -479,3 +479,13 @@ fn adding_a_tree_twice_is_adding_it_once() {
     assert_eq!(fixture.valid(), 2);
     assert_eq!(fixture.left().len(), 2, "what is refused leaves nothing");
 }
+
+#[test]
+fn whoever_may_not_write_a_store_is_told_whose_it_is() {
+    let source = std::io::ErrorKind::PermissionDenied.into();
+    let refused = LocalStoreError::Io { action: "open", path: "/nix/var/nix/db".into(), source };
+    assert!(refused.problem().fix.unwrap().contains("the user that owns the store"));
+    let source = std::io::ErrorKind::NotFound.into();
+    let absent = LocalStoreError::Io { action: "open", path: "/nix/var/nix/db".into(), source };
+    assert_eq!(absent.problem().fix, None);
+}
