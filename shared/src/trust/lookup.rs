@@ -221,10 +221,9 @@ impl<'a> Lookup<'a> {
     fn take_role(&mut self, visit: &Visit, name: &str, bytes: Vec<u8>) -> Result<(), Error> {
         let (targets, signers) = self.accept(visit, name, &bytes)?;
         if let Some(known) = self.known.roles.get(&visit.role)
-            && let Ok((known, _)) = self.verify(visit, name, known)
-            && known.signed_canonical() != targets.signed_canonical()
+            && let Ok((known, _)) = self.signed(visit, name, known)
         {
-            return Err(Error::Fork { file: name.to_owned(), version: targets.signed().version });
+            not_behind(&known, &targets, name)?;
         }
         self.enter(visit, &targets, signers, bytes)
     }
@@ -263,7 +262,7 @@ impl<'a> Lookup<'a> {
         Ok((targets, signers))
     }
 
-    fn verify(
+    fn signed(
         &self,
         visit: &Visit,
         name: &str,
@@ -275,6 +274,16 @@ impl<'a> Lookup<'a> {
             .map_err(|source| Error::Malformed { file: file(), source })?;
         let signers = threshold::verify(&targets, &visit.keys, &visit.authority, &visit.role)
             .map_err(|source| Error::Signatures { file: file(), source })?;
+        Ok((targets, signers))
+    }
+
+    fn verify(
+        &self,
+        visit: &Visit,
+        name: &str,
+        bytes: &[u8],
+    ) -> Result<(Metadata<Targets>, Vec<KeyId>), Error> {
+        let (targets, signers) = self.signed(visit, name, bytes)?;
         let Some(pin) = self.pin(&visit.role) else { return Err(Error::Unfinished) };
         let (found, pinned) = (targets.signed().version, pin.version);
         if found < pinned {
@@ -283,7 +292,7 @@ impl<'a> Lookup<'a> {
         }
         if found > pinned {
             let what = format!("it is version {found}, not {pinned}");
-            return Err(Error::Pin { file: file(), what });
+            return Err(Error::Pin { file: name.to_owned(), what });
         }
         check_bytes(bytes, name, pin.length, pin.hashes.as_ref())?;
         Ok((targets, signers))
@@ -362,6 +371,27 @@ fn encode(role: &str) -> String {
         }
     }
     text
+}
+
+/// Refuses what its signers took on from: an older version, or another content of this one.
+///
+/// The snapshot says so too, but new online keys start it anew; what the same people signed is no
+/// business of theirs. `known` must be signed by those who may sign now: so a stolen key that ran
+/// ahead holds nobody back once it is replaced.
+pub(super) fn not_behind(
+    known: &Metadata<Targets>,
+    new: &Metadata<Targets>,
+    name: &str,
+) -> Result<(), Error> {
+    let (ours, version) = (known.signed().version, new.signed().version);
+    if version < ours {
+        let what = format!("its `{name}` is version {version}, ours is {ours}");
+        return Err(Error::Behind { what });
+    }
+    if version == ours && known.signed_canonical() != new.signed_canonical() {
+        return Err(Error::Fork { file: name.to_owned(), version });
+    }
+    Ok(())
 }
 
 fn check_target(bytes: &[u8], file: &str, listed: &TargetFile) -> Result<(), Error> {

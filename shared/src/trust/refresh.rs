@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use sigstore_tuf::{Metadata, Role as _, Root, Snapshot, Targets, TrustedMetadataSet};
 
 use super::error::Error;
+use super::lookup::not_behind;
 use super::metadata::{self, Ruled};
 use super::rules::{ForkRule, Rules};
 use super::stored::{Stored, first_seen};
@@ -215,12 +216,19 @@ impl Refresh {
                 accepts::<Snapshot>(bytes, "snapshot", rules)
                     && set.update_snapshot(bytes, Timestamp::MIN).is_ok()
             });
-        let known = keep(snapshot, known)
-            && targets.as_deref().is_some_and(|bytes| {
-                accepts::<Targets>(bytes, "targets", rules)
-                    && set.update_targets(bytes, Timestamp::MIN).is_ok()
-            });
-        keep(targets, known);
+        let known = keep(snapshot, known);
+        // Signed by other people than the snapshot: kept whatever becomes of that.
+        let signed = targets.as_deref().is_some_and(|bytes| {
+            read::<Targets>(bytes, "targets", "targets.json", u64::MAX, rules)
+                .is_ok_and(|file| verify(&file, set.root(), "targets", "targets.json").is_ok())
+        });
+        if keep(targets, signed)
+            && known
+            && let Some(bytes) = targets
+        {
+            // What the snapshot does not pin any more is no use, and still a floor.
+            drop(set.update_targets(bytes, Timestamp::MIN));
+        }
     }
 
     /// §5.4.
@@ -323,6 +331,10 @@ impl Refresh {
         let new = read::<Targets>(&bytes, "targets", name, self.rules.sizes.targets, &self.rules)?;
         verify(&new, self.set.root(), "targets", name)?;
         self.check_pinned(name, new.signed().version)?;
+        if let (ForkRule::Refused, Some(ours)) = (self.rules.fork, &self.stored.targets) {
+            let ours = Metadata::<Targets>::from_slice(ours).map_err(|error| core(name, error))?;
+            not_behind(&ours, &new, name)?;
+        }
         self.set.update_targets(&bytes, Timestamp::MIN).map_err(|source| core(name, source))?;
         self.check("targets", new.signed().version, new.signed().expires())?;
         self.stored.targets = Some(bytes);

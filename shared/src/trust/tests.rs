@@ -260,6 +260,41 @@ fn new_online_keys_forget_versions_and_times_that_ran_ahead() {
 }
 
 #[test]
+fn new_online_keys_take_back_nothing_that_others_signed() {
+    let old = TestRealm::new();
+    let mut realm = old.clone();
+    realm.publish("shop", "eu/webshop", b"eu/webshop version 2");
+    let mut host = TestHost::of(&realm);
+    host.find(&realm, "eu/webshop").expect("found");
+
+    // The snapshot is new, and a registry would lead back to what was there before.
+    let mut back = old;
+    back.timestamp = realm.timestamp;
+    back.rotate_online_keys();
+    back.commit();
+    let error = host.find(&back, "eu/webshop").expect_err("an older role");
+    assert_eq!(error.verdict(), Verdict::Behind);
+
+    // With another key for the role, the old one is forgotten with all that it signed.
+    let mut targets = back.roles["targets"].clone();
+    targets.header.version += 1;
+    targets.delegations[0].ring = ring("shop", 1);
+    back.put_role(&targets, 0);
+    back.put_role(&back.roles["shop"].clone(), 1);
+    back.commit();
+    let found = host.find(&back, "eu/webshop").expect("signed by the new key");
+    assert_eq!(found.target.get(), b"eu/webshop version 1");
+
+    let mut without = back.clone();
+    targets.header.version -= 1;
+    without.put_role(&targets, 0);
+    without.rotate_online_keys();
+    without.commit();
+    let error = host.refresh(&without).expect_err("older targets");
+    assert_eq!(error.verdict(), Verdict::Behind);
+}
+
+#[test]
 fn expiry_is_judged_by_the_later_of_clock_and_signed_time() {
     let mut realm = TestRealm::new();
     let mut host = TestHost::of(&realm);
