@@ -83,25 +83,22 @@ async fn ask(
     settings: &Settings,
     request: &EnrolRequest,
 ) -> Result<Envelope, EnrolError> {
-    let url = source.url(&format!("api/v1/realms/{}/enrol", settings.realm));
-    let unreachable = |error: reqwest::Error| EnrolError::Unreachable {
-        url: url.to_string(),
-        source: error.without_url(),
+    let path = format!("api/v1/realms/{}/enrol", settings.realm);
+    let url = source.url(&path).to_string();
+    // Strings and lists of strings cannot fail to serialise.
+    let json = serde_json::to_vec(request).unwrap_or_default();
+    let (status, body) = match source.post(&path, json, MAX_ANSWER).await {
+        Ok(answer) => answer,
+        Err(error) => return Err(EnrolError::Unreachable { url, source: error.without_url() }),
     };
-    let response =
-        source.http().post(url.clone()).json(request).send().await.map_err(unreachable)?;
-    let status = response.status();
-    let body = response.bytes().await.map_err(unreachable)?;
-    let body = body.get(..MAX_ANSWER).unwrap_or(&body);
-    let url = url.to_string();
     if !status.is_success() {
-        let problem = serde_json::from_slice(body).unwrap_or_else(|_| {
+        let problem = serde_json::from_slice(&body).unwrap_or_else(|_| {
             Problem::new(shared::problem::Kind::Runtime, "refused", status.to_string())
         });
         return Err(EnrolError::Refused { url, problem: Box::new(problem) });
     }
     let answer: EnrolAnswer =
-        serde_json::from_slice(body).map_err(|source| EnrolError::Answer { url, source })?;
+        serde_json::from_slice(&body).map_err(|source| EnrolError::Answer { url, source })?;
     Ok(answer.certificate)
 }
 

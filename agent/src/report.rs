@@ -34,6 +34,9 @@ const MAX_CERTIFICATE: usize = 2 * certificate::MAX_LEN;
 /// The largest answer that is read.
 const MAX_ANSWER: usize = 64 * 1024;
 
+/// The longest nonce that is repeated: it is kept in a small file, and goes into a report.
+const MAX_NONCE: usize = 128;
+
 /// How much of the log of an attempt goes into a report.
 const MAX_LOG: usize = 4096;
 
@@ -142,31 +145,27 @@ impl Reporter {
     }
 
     async fn post(&self, source: &Source, report: &Report) -> Result<Answer, SendError> {
-        let url = source.url(&format!("api/v1/realms/{}/reports", self.settings.realm));
+        let path = format!("api/v1/realms/{}/reports", self.settings.realm);
+        let url = source.url(&path).to_string();
         let envelope = self
             .identity
             .sign(report::PAYLOAD_TYPE, &report.to_bytes()?)
             .with_certificate(self.certificate.clone());
-        let unreachable = |error: reqwest::Error| SendError::Unreachable {
-            url: url.to_string(),
-            source: error.without_url(),
+        let (status, body) = match source.post(&path, envelope.to_bytes(), MAX_ANSWER).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(SendError::Unreachable { url, source: error.without_url() }),
         };
-        let request = source.http().post(url.clone()).header("content-type", "application/json");
-        let response = request.body(envelope.to_bytes()).send().await.map_err(unreachable)?;
-        let status = response.status();
         if status.is_success() {
             return Ok(Answer::Taken);
         }
-        let body = response.bytes().await.map_err(unreachable)?;
-        let body = body.get(..MAX_ANSWER).unwrap_or(&body);
         if status.as_u16() == 401
-            && let Ok(challenge) = serde_json::from_slice::<Challenge>(body)
+            && let Some(nonce) = challenge(&body)
         {
-            return Ok(Answer::Challenged(challenge.nonce));
+            return Ok(Answer::Challenged(nonce));
         }
-        let why = serde_json::from_slice::<Problem>(body)
+        let why = serde_json::from_slice::<Problem>(&body)
             .map_or_else(|_| status.to_string(), |problem| problem.what);
-        Err(SendError::Refused { url: url.to_string(), why })
+        Err(SendError::Refused { url, why })
     }
 
     /// Takes the next number, on disk before it is used; `nonce` replaces what must be repeated.
@@ -209,6 +208,12 @@ impl Reporter {
             profiles: profiles.to_vec(),
         }
     }
+}
+
+/// Returns the nonce that an answer asks for, if it is one that can be repeated.
+fn challenge(body: &[u8]) -> Option<String> {
+    let Challenge { nonce, .. } = serde_json::from_slice(body).ok()?;
+    (nonce.len() <= MAX_NONCE).then_some(nonce)
 }
 
 /// Tells of all profiles, as they are now.
@@ -309,6 +314,17 @@ mod tests {
         assert_eq!(tail("abc", 10), "abc");
         assert_eq!(tail("abcdef", 2), "ef");
         assert_eq!(tail("aüb", 2), "b");
+    }
+
+    #[test]
+    fn a_nonce_that_would_not_fit_is_no_challenge() {
+        let answer = |length| {
+            let problem = Problem::new(shared::problem::Kind::Conflict, "challenge", "repeat it");
+            serde_json::to_vec(&Challenge { problem, nonce: "n".repeat(length) }).unwrap()
+        };
+        assert_eq!(challenge(&answer(MAX_NONCE)), Some("n".repeat(MAX_NONCE)));
+        assert_eq!(challenge(&answer(MAX_NONCE + 1)), None);
+        assert_eq!(challenge(b"{}"), None);
     }
 
     #[test]

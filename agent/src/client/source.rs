@@ -84,11 +84,6 @@ impl Source {
         &self.base
     }
 
-    /// Returns the HTTP client, for requests that are no files.
-    pub(crate) const fn http(&self) -> &reqwest::Client {
-        &self.http
-    }
-
     /// Returns the address of a path below this source.
     pub(crate) fn url(&self, path: &str) -> Url {
         let mut url = self.base.clone();
@@ -123,6 +118,26 @@ impl Source {
             request = request.header(header::IF_NONE_MATCH, format!("\"{tag}\""));
         }
         self.answer(url, request, max).await
+    }
+
+    /// Posts JSON, and returns the status and the beginning of the answer, at most `max` bytes.
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        json: Vec<u8>,
+        max: usize,
+    ) -> Result<(StatusCode, Vec<u8>), reqwest::Error> {
+        let request = self.http.post(self.url(path)).timeout(WHOLE_FILE);
+        let request = request.header(header::CONTENT_TYPE, "application/json").body(json);
+        let mut response = request.send().await?;
+        let mut bytes = Vec::new();
+        while bytes.len() < max
+            && let Some(chunk) = response.chunk().await?
+        {
+            bytes.extend_from_slice(&chunk);
+        }
+        bytes.truncate(max);
+        Ok((response.status(), bytes))
     }
 
     async fn answer(
@@ -196,4 +211,30 @@ fn same_origin(attempt: redirect::Attempt) -> redirect::Action {
         return attempt.error("redirected too often");
     }
     attempt.follow()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_cut_where_it_is_long_enough() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::task::spawn_blocking(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 16]).unwrap();
+            stream.write_all(b"HTTP/1.1 401 No\r\n\r\n").unwrap();
+            while stream.write_all(&[b'x'; 4096]).is_ok() {}
+        });
+        let registry = Registry::plain(url.parse().unwrap());
+        let sources = Source::all(&registry).unwrap();
+        let (status, body) = sources[0].post("reports", b"{}".to_vec(), 10_000).await.unwrap();
+        assert_eq!((status, body.len()), (StatusCode::UNAUTHORIZED, 10_000));
+        // The connection ends with the answer that was not read to its end.
+        server.await.unwrap();
+    }
 }
