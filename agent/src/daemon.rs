@@ -137,16 +137,20 @@ fn follow(
     });
     // A new order ends a fetch for an older one, so only what differs is sent.
     follower.orders.send_if_modified(|current| {
-        let same = current.as_ref().is_some_and(|current| {
-            current.group == order.group
-                && current.desired == order.desired
-                && current.caches.locations == order.caches.locations
-        });
+        let same = current.as_ref().is_some_and(|current| is_same(current, &order));
         if !same {
             *current = Some(order);
         }
         !same
     });
+}
+
+/// Tells whether two orders ask for the same, from the same caches, on the word of the same keys.
+fn is_same(one: &Order, other: &Order) -> bool {
+    one.group == other.group
+        && one.desired == other.desired
+        && one.caches.locations == other.caches.locations
+        && one.caches.trusted == other.caches.trusted
 }
 
 async fn follow_orders(
@@ -249,7 +253,34 @@ async fn drain(followers: BTreeMap<ProfileName, Follower>, reports: JoinHandle<(
 
 #[cfg(test)]
 mod tests {
+    use shared::nix::PublicKey;
+    use store::cache::{Network, NetworkOptions};
+    use store::substitute::Limits;
+
     use super::*;
+    use crate::caches::Caches;
+    use crate::state::{Code, Desired, Reason};
+
+    #[test]
+    fn a_builder_key_that_comes_or_goes_makes_an_order_another() {
+        let order = |keys: &[PublicKey]| Order {
+            group: "eu-prod".parse().unwrap(),
+            profile: "web".parse().unwrap(),
+            desired: Desired::Freeze { reason: Reason::new(Code::NoManifest, "") },
+            caches: Caches {
+                locations: Vec::new(),
+                trusted: keys.iter().cloned().collect(),
+                network: Network::new(&NetworkOptions::default()).unwrap(),
+            },
+            limits: Limits::default(),
+            observer: Arc::new(|_| {}),
+        };
+        let key = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+        let key: PublicKey = key.parse().unwrap();
+        assert!(is_same(&order(std::slice::from_ref(&key)), &order(std::slice::from_ref(&key))));
+        assert!(!is_same(&order(std::slice::from_ref(&key)), &order(&[])));
+        assert!(!is_same(&order(&[]), &order(&[key])));
+    }
 
     #[test]
     fn pauses_are_jittered_back_off_and_end_at_once_where_the_registry_waits() {
