@@ -19,10 +19,20 @@ pub(crate) struct FileError {
     pub(crate) source: io::Error,
 }
 
-/// Makes a folder and those above it, for this user alone.
+/// Makes a folder and those above it, for this user alone; on disk when it returns.
 pub(crate) fn make_private_folder(path: &Path) -> Result<(), FileError> {
     let failed = |source| FileError { action: "make", path: path.to_owned(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    let above = above.unwrap_or(Path::new("."));
+    make_private_folder(above)?;
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+        // A file in a folder that a power cut takes away would go with it.
+        Ok(()) | Err(_) => File::open(above).and_then(|above| above.sync_all()).map_err(failed),
+    }
 }
 
 /// Replaces a file as a whole: a temporary file, fsync, rename, fsync of the folder.
