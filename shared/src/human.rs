@@ -51,6 +51,18 @@ fn two(large: i64, large_unit: &str, small: i64, small_unit: &str) -> String {
     format!("{large}{large_unit} {small}{small_unit}")
 }
 
+/// Writes what somebody else said so that it can do nothing to a terminal: in one line, without
+/// control characters or changes of the writing direction.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    let shown = |character: char| match character {
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => ' ',
+        control if control.is_control() => ' ',
+        other => other,
+    };
+    text.chars().map(shown).collect()
+}
+
 /// Writes how long ago `then` was, such as `12s ago`; a time to come is `now`.
 #[must_use]
 pub fn ago(then: Timestamp, now: Timestamp) -> String {
@@ -68,6 +80,12 @@ pub fn count(number: usize, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_say_moves_no_cursor_and_turns_no_line() {
+        let text = "caf\u{e9}\u{1b}[2J\r\nerror\u{202e}: \u{9b}31m\u{7f}";
+        assert_eq!(plain(text), "caf\u{e9} [2J  error :  31m ");
+    }
 
     #[test]
     fn sizes_change_units_at_1024() {

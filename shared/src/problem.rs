@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::human;
+
 /// How a command ends when it does not end well; the exit codes of both programs.
 ///
 /// As in `diff(1)`: 1 means that the answer is no, 3 and more that there is no answer.
@@ -163,7 +165,8 @@ impl Problem {
                 text.push_str(&format!("\n  {label}: {line}"));
             }
         }
-        text
+        // Much of it may quote what came from elsewhere.
+        text.split('\n').map(human::plain).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -199,5 +202,12 @@ mod tests {
               next: registry manifest show eu-prod/web"#]]
         .assert_eq(&problem.render());
         assert_eq!(problem.kind.exit_code(), 4);
+    }
+
+    #[test]
+    fn a_problem_that_quotes_a_stranger_does_nothing_to_a_terminal() {
+        let problem = Problem::new(Kind::Trust, "untrusted", "`\u{1b}]0;x\u{7}` is refused")
+            .because("one\ntwo");
+        assert_eq!(problem.render(), "error[untrusted]: ` ]0;x ` is refused\n  because one\ntwo");
     }
 }

@@ -1,6 +1,7 @@
 //! Why a profile is not converged: a stable code for programs, a sentence for people.
 
 use serde::{Deserialize, Serialize};
+use shared::human;
 use shared::state_word::StateWord;
 
 /// Longest text of a reason in bytes: the whole report must stay below 64 KiB.
@@ -100,9 +101,9 @@ pub(crate) enum Persistence {
 }
 
 impl Reason {
-    /// Makes a reason; text beyond the cap is cut.
+    /// Makes a reason; text beyond the cap is cut, and none of it does anything to a terminal.
     pub(crate) fn new(code: Code, text: impl Into<String>) -> Self {
-        let mut text = text.into();
+        let mut text = human::plain(&text.into());
         if text.len() > MAX_TEXT {
             let end = (0..=MAX_TEXT).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
             text.truncate(end);

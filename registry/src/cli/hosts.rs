@@ -146,7 +146,11 @@ fn row(line: &Line<'_>, now: Timestamp) -> [String; 7] {
         Some(profile) if !stale => Some(profile.since),
         Some(_) | None => host.since,
     };
-    let why = [reason.map(|reason| reason.text.clone()), next.map(|next| format!("→ {next}"))];
+    // The host's own words, which whoever holds the host may have chosen.
+    let why = [
+        reason.map(|reason| human::plain(&reason.text)),
+        next.map(|next| format!("→ {}", human::plain(next))),
+    ];
     [
         host.name.to_string(),
         line.profile.map_or_else(String::new, |p| format!("{}/{}", p.group, p.profile)),
