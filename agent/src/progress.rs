@@ -53,7 +53,15 @@ impl Counters {
     }
 }
 
-/// One JSON line.
+/// One JSON line, with the name of its form as in all our JSON.
+#[derive(Debug, Serialize)]
+struct Told<'a> {
+    schema: &'static str,
+    #[serde(flatten)]
+    line: &'a Line<'a>,
+}
+
+/// What it tells.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Line<'a> {
@@ -228,7 +236,7 @@ impl Progress {
 
     fn line(&self, line: &Line<'_>) {
         // A reader of events who is gone is told nothing; the work goes on.
-        let _nobody_reads = self.output.json(line);
+        let _nobody_reads = self.output.json(&Told { schema: "progress.v1", line });
     }
 }
 
@@ -236,5 +244,20 @@ fn set_style(bar: &ProgressBar, template: &str) {
     // The templates are constants; were one wrong, the default bar would do.
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_event_names_its_form() {
+        let line = Line::Planned { paths: 2, nar_size: 9, valid: 1 };
+        let told = serde_json::to_value(Told { schema: "progress.v1", line: &line }).unwrap();
+        let wanted = serde_json::json!({
+            "schema": "progress.v1", "event": "planned", "paths": 2, "nar_size": 9, "valid": 1,
+        });
+        assert_eq!(told, wanted);
     }
 }

@@ -28,7 +28,8 @@ pub(crate) fn missing(
     Ok(missing)
 }
 
-/// Adds what one version of a role brought.
+/// Adds what one version of a role brought; what is known already stays as it was first noted,
+/// because anybody may send a published role again.
 pub(crate) fn add(
     connection: &Connection,
     realm: &RealmName,
@@ -37,9 +38,10 @@ pub(crate) fn add(
     publications: &[Publication],
 ) -> Result<(), DbError> {
     let mut insert = connection.prepare_cached(
-        "INSERT OR REPLACE INTO publications
+        "INSERT INTO publications
          (realm, role, role_version, target, epoch, version, digest, signers, published_at, note)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+         ON CONFLICT DO NOTHING",
     )?;
     for publication in publications {
         let signers = serde_json::to_string(&publication.signers)
@@ -107,4 +109,41 @@ pub(crate) fn list(connection: &Connection, query: &Query) -> Result<Vec<Publica
         });
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::{id::Digest, time::Time, version::VersionNumber};
+
+    use super::*;
+
+    #[test]
+    fn a_role_that_is_sent_again_does_not_change_when_it_was_published() {
+        let data = tempfile::tempdir().unwrap();
+        let connection = super::super::connect(data.path()).unwrap();
+        let realm = RealmName::parse("main").unwrap();
+        let first = Publication {
+            target: "eu-prod/web".parse().unwrap(),
+            epoch: 0,
+            version: VersionNumber::new(1).unwrap(),
+            digest: Digest::of(b"manifest"),
+            role: "webteam".to_owned(),
+            role_version: 1,
+            signers: Vec::new(),
+            published_at: Time::parse("2026-01-01T00:00:00Z").unwrap(),
+            note: String::new(),
+        };
+        let again = Publication {
+            published_at: Time::parse("2026-02-01T00:00:00Z").unwrap(),
+            ..first.clone()
+        };
+        for publication in [first.clone(), again] {
+            add(&connection, &realm, "webteam", 1, &[publication]).unwrap();
+        }
+        let group = GroupName::parse("eu-prod").unwrap();
+        let query = Query { realm, group, profile: None, limit: 9, skip: 0 };
+        let found = list(&connection, &query).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].published_at, first.published_at);
+    }
 }
