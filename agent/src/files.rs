@@ -29,7 +29,7 @@ pub(crate) fn make_private_folder(path: &Path) -> Result<(), FileError> {
     let above = above.unwrap_or(Path::new("."));
     make_private_folder(above)?;
     match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(error)),
         // A file in a folder that a power cut takes away would go with it.
         Ok(()) | Err(_) => File::open(above).and_then(|above| above.sync_all()).map_err(failed),
     }
