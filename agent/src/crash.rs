@@ -1,7 +1,8 @@
 //! Named places between any two writes, where tests end the process as a power cut would.
 //!
 //! `SHOAL_CRASH_AT=<name>` ends it at the first passage of that place, `<name>:<n>` at the n-th,
-//! and a number alone at the n-th place whatever its name. Release builds have none of this.
+//! and a number alone at the n-th place whatever its name. Release builds have none of this, and
+//! the store knows nothing of it: its steps come as events of a substitution.
 //!
 //! | name | where |
 //! |---|---|
@@ -11,6 +12,52 @@
 //! | `stop.deactivated` `stop.removed` | the profile is out of work, and its links are gone |
 //! | `rollback.linked` `rollback.activated` `rollback.forgotten` | the way back, step by step |
 //! | `root.removed` | only the generation keeps the closure |
+//! | `substitute.rooted` `substitute.locked` | temporary roots, then locks |
+//! | `substitute.started` | a cache has begun to answer; nothing of the path is written |
+//! | `substitute.unpacked` | a piece of an archive, up to 256 KiB, was read and is to be written |
+//! | `substitute.finished` | a path is whole, though not valid |
+//! | `substitute.registering` `substitute.synced` | all paths are whole, then they are on disk |
+//! | `substitute.inserted` `substitute.committed` | within the transaction, and behind it |
+//! | `substitute.unlocked` | nothing is left but the temporary roots |
+
+use std::sync::Arc;
+
+use store::local::Step;
+use store::substitute::{Event, Observer};
+
+/// Lets each step of a substitution be such a place, before `observer` hears of it.
+pub(crate) fn observe(observer: &Observer) -> Observer {
+    if !cfg!(debug_assertions) {
+        return Arc::clone(observer);
+    }
+    let observer = Arc::clone(observer);
+    Arc::new(move |event| {
+        if let Some(name) = place(&event) {
+            point(name);
+        }
+        observer(event);
+    })
+}
+
+const fn place(event: &Event<'_>) -> Option<&'static str> {
+    Some(match event {
+        Event::Reached(Step::Rooted) => "substitute.rooted",
+        Event::Reached(Step::Locked) => "substitute.locked",
+        Event::Started { .. } => "substitute.started",
+        Event::Unpacked(_) => "substitute.unpacked",
+        Event::Finished { .. } => "substitute.finished",
+        Event::Registering => "substitute.registering",
+        Event::Reached(Step::Synced) => "substitute.synced",
+        Event::Reached(Step::Inserted) => "substitute.inserted",
+        Event::Reached(Step::Committed) => "substitute.committed",
+        Event::Reached(Step::Unlocked) => "substitute.unlocked",
+        Event::Discovered { .. }
+        | Event::Planned(_)
+        | Event::Downloaded(_)
+        | Event::Dropped(_)
+        | Event::Faulty(_) => return None,
+    })
+}
 
 /// Ends the process here if the environment asks for it.
 #[cfg(debug_assertions)]

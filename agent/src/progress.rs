@@ -164,6 +164,7 @@ impl Progress {
             }
             Event::Faulty(fault) => self.note(fault),
             Event::Registering => self.bar.set_message("registering"),
+            Event::Reached(_) => {}
         }
     }
 

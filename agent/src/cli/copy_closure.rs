@@ -14,7 +14,7 @@ use store::{
     substitute::{self, Limits, Observer, Sources},
 };
 
-use crate::{cli::Context, progress::Progress};
+use crate::{cli::Context, crash, progress::Progress};
 
 /// Copy store paths with their closures from binary caches into the local store.
 ///
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: CopyClosureArgs, context: &Context) -> Result<(), 
     let store = Arc::new(store.map_err(|error| error.problem())?);
     let mut sources = open_sources(&args, context).await?;
     let progress = Progress::new(&context.output);
-    let observer = progress.observer();
+    let observer = crash::observe(&progress.observer());
     let result = progress
         .watch(async {
             let closures = closures(&args, &store, &mut sources, &observer).await?;

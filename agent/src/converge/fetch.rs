@@ -68,7 +68,8 @@ impl Converger {
             Err(_) if is_valid(&store, &closures).await? => Sources::default(),
             Err(reason) => return Err(reason),
         };
-        substitute::run(&store, &closures, &sources, &order.limits, &order.observer)
+        let observer = crash::observe(&order.observer);
+        substitute::run(&store, &closures, &sources, &order.limits, &observer)
             .await
             .map_err(|error| refuse(&error))?;
         crash::point("fetch.valid");

@@ -57,6 +57,24 @@ pub struct ValidPath {
     pub nar_size: u64,
 }
 
+/// A point on the way of paths into the store behind which a crash leaves something else than
+/// before it. Whoever hears of one hears of it at once, on the thread that got there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The paths are temporary roots of this process.
+    Rooted,
+    /// What is missing is locked.
+    Locked,
+    /// All files are on disk, whatever happens to the machine.
+    Synced,
+    /// All rows are in a transaction that nobody else sees.
+    Inserted,
+    /// The paths are valid.
+    Committed,
+    /// The locks are released.
+    Unlocked,
+}
+
 /// Locks on store paths; dropping them releases all.
 #[derive(Debug)]
 pub struct PathLocks {

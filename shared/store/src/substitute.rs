@@ -26,7 +26,7 @@ use shared::{
 use crate::{
     archive::remove_tree,
     cache::BinaryCache,
-    local::{LocalStore, PathLocks},
+    local::{LocalStore, PathLocks, Step},
 };
 
 pub use discover::{Discovered, discover};
@@ -107,6 +107,8 @@ pub enum Event<'a> {
     Faulty(&'a Fault),
     /// All is on disk and becomes valid now.
     Registering,
+    /// A crash from here on would leave something else than before.
+    Reached(Step),
 }
 
 /// Hears of events, on any thread.
@@ -147,11 +149,13 @@ pub async fn run(
         })
     }
     .await?;
+    observer(Event::Reached(Step::Rooted));
     observer(Event::Planned(&planned));
     if planned.missing.is_empty() {
         return Ok(Outcome::default());
     }
     let locks = lock(store, &planned, limits).await?;
+    observer(Event::Reached(Step::Locked));
     // While we waited, somebody else may have made some of it valid.
     let planned = {
         let (store, closures, min_free) = (Arc::clone(store), closures.to_vec(), limits.min_free);
@@ -174,21 +178,25 @@ pub async fn run(
         nar_size: arrived.iter().map(|info| info.nar_size).sum(),
         faults: run.take_faults(),
     };
+    // It holds the locks as well, and nobody uses it any more.
+    drop(run);
     let store = Arc::clone(store);
     let observer = Arc::clone(observer);
     blocking(move || {
-        // Until here no other process may touch these paths.
-        let _locks = locks;
-        match failure {
+        let finished = match failure {
             None => {
                 observer(Event::Registering);
-                finish(&store, &arrived)
+                finish(&store, &arrived, &observer)
             }
             Some(error) => {
-                keep_what_is_whole(&store, &planned, arrived, &error);
+                keep_what_is_whole(&store, &planned, arrived, &error, &observer);
                 Err(error)
             }
-        }
+        };
+        // Until here no other process may touch these paths.
+        drop(locks);
+        observer(Event::Reached(Step::Unlocked));
+        finished
     })
     .await?;
     Ok(outcome)
@@ -247,8 +255,12 @@ fn allow_open_files(locks: usize) {
     }
 }
 
-fn finish(store: &LocalStore, arrived: &[PathInfo]) -> Result<(), SubstituteError> {
-    let registered = store.register(arrived);
+fn finish(
+    store: &LocalStore,
+    arrived: &[PathInfo],
+    observer: &Observer,
+) -> Result<(), SubstituteError> {
+    let registered = store.register_in_steps(arrived, &|step| observer(Event::Reached(step)));
     if registered.is_err() {
         for info in arrived {
             remove(store, &info.path);
@@ -265,6 +277,7 @@ fn keep_what_is_whole(
     plan: &Plan,
     mut arrived: Vec<PathInfo>,
     error: &SubstituteError,
+    observer: &Observer,
 ) {
     let mut absent: BTreeSet<StorePath> = plan.missing.iter().cloned().collect();
     for info in arrived.iter().filter(|_| error.cause() != Cause::DiskFull) {
@@ -284,7 +297,7 @@ fn keep_what_is_whole(
         }
     }
     if !arrived.is_empty()
-        && let Err(error) = finish(store, &arrived)
+        && let Err(error) = finish(store, &arrived, observer)
     {
         tracing::warn!(%error, "cannot keep the paths that arrived before the failure");
     }

@@ -9,7 +9,7 @@ use rusqlite::{OptionalExtension as _, Transaction, TransactionBehavior, named_p
 use shared::nix::{PathInfo, Sha256, Signature, StorePath};
 
 use super::{
-    LocalStore, LocalStoreError,
+    LocalStore, LocalStoreError, Step,
     database::failed,
     derivation::{self, Output},
     layout::io_error,
@@ -26,6 +26,18 @@ impl LocalStore {
     /// When a path is valid with another hash, a reference is missing or circular, or the database
     /// or disk fails; nothing is changed then.
     pub fn register(&self, infos: &[PathInfo]) -> Result<(), LocalStoreError> {
+        self.register_in_steps(infos, &|_| ())
+    }
+
+    /// Does what [`register`](Self::register) does, and says how far it is.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register).
+    pub fn register_in_steps(
+        &self,
+        infos: &[PathInfo],
+        hear: &dyn Fn(Step),
+    ) -> Result<(), LocalStoreError> {
         let writer = self.writer()?;
         if infos.is_empty() {
             return Ok(());
@@ -45,13 +57,17 @@ impl LocalStore {
         // reports errors of writing back as fsync does.
         rustix::fs::syncfs(&writer.store_dir)
             .map_err(|errno| io_error("sync", &self.layout.store_dir)(errno.into()))?;
+        hear(Step::Synced);
         let mut database = self.database();
         let transaction = database
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed(ACTION))?;
         insert(&transaction, infos, &outputs)?;
-        transaction.commit().map_err(failed(ACTION))
+        hear(Step::Inserted);
+        transaction.commit().map_err(failed(ACTION))?;
+        hear(Step::Committed);
+        Ok(())
     }
 }
 
