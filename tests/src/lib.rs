@@ -14,6 +14,7 @@ pub mod host;
 pub mod nix;
 pub mod process;
 pub mod proxy;
+pub mod random;
 pub mod realm;
 pub mod server;
 
@@ -27,6 +28,7 @@ pub use host::{Builder, Host};
 pub use nix::Nix;
 pub use process::{Ran, Service, bin, python, run, run_with_input, shoal, tool};
 pub use proxy::Proxy;
+pub use random::Random;
 pub use realm::{Realm, Signer};
 pub use server::{Request, Response, Server};
 

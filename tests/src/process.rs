@@ -153,7 +153,7 @@ fn spawn(command: &mut Command) -> Child {
     };
     let program = command.get_program().to_string_lossy();
     let package = match &*program {
-        "nix" | "nix-store" | "nix-env" | "nix-collect-garbage" => "nix-bin",
+        "nix" | "nix-store" | "nix-daemon" | "nix-env" | "nix-collect-garbage" => "nix-bin",
         "openssl" | "sqlite3" | "python3" => &program,
         _ => panic!("cannot start {program}: {error}"),
     };
@@ -180,14 +180,35 @@ impl Service {
     /// When it ends before it says so, or does not say so within a minute.
     #[track_caller]
     pub fn start(command: &mut Command, ready: &str) -> Self {
+        let mut service = Self::begin(command);
+        service.ready = service.says(ready);
+        service
+    }
+
+    /// Starts a program that does not say when it is ready, and waits until `look` finds that it
+    /// is.
+    ///
+    /// # Panics
+    /// When it ends before, or that takes more than a minute.
+    #[track_caller]
+    pub fn start_until(command: &mut Command, mut look: impl FnMut() -> bool) -> Self {
+        let mut service = Self::begin(command);
+        let ready = format!("{} is ready", service.line);
+        crate::eventually(&ready, || {
+            let running = service.is_running();
+            assert!(running, "{} ended:\n{}", service.line, service.talk());
+            look().then_some(())
+        });
+        service
+    }
+
+    #[track_caller]
+    fn begin(command: &mut Command) -> Self {
         let talk = NamedTempFile::new().expect("a temporary file");
         let append = || fs::OpenOptions::new().append(true).open(talk.path()).expect("it is ours");
         command.stdin(Stdio::null()).stdout(append()).stderr(append());
         let child = spawn(command);
-        let line = format!("{command:?}");
-        let mut service = Self { child, line, talk, ready: String::new() };
-        service.ready = service.says(ready);
-        service
+        Self { child, line: format!("{command:?}"), talk, ready: String::new() }
     }
 
     /// Returns the first line that it says with `words` in it, once it does.
