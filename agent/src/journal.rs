@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 use shared::id::ProfileName;
+use store::disk;
 
 use crate::files::{self, FileError};
 use crate::state::Profile;
@@ -104,9 +105,7 @@ impl Journal {
             return Err(JournalError::TooLong(profile.name.clone()));
         }
         match files::replace(&path, &bytes) {
-            Err(error) if files::is_full(&error.source) => {
-                Ok(self.write_into_reserve(&path, &bytes)?)
-            }
+            Err(error) if disk::is_full(&error) => Ok(self.write_into_reserve(&path, &bytes)?),
             done @ (Ok(()) | Err(_)) => Ok(done?),
         }
     }

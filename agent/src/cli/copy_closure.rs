@@ -1,6 +1,9 @@
 //! `agent copy-closure`: what `nix-copy-closure --from` and `nix copy --from` do, without Nix.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::Args;
 use shared::{
@@ -10,8 +13,9 @@ use shared::{
 };
 use store::{
     cache::{BinaryCache, CacheError, Location, Network, NetworkOptions},
+    disk,
     local::LocalStore,
-    substitute::{self, Limits, Observer, Sources},
+    substitute::{self, Limits, Observer, Sources, SubstituteError},
 };
 
 use crate::{cli::Context, crash, progress::Progress};
@@ -34,6 +38,9 @@ pub(crate) struct CopyClosureArgs {
     /// Take exactly this closure, as `registry closure-index` prints it.
     #[arg(long, value_name = "FILE")]
     closure_index: Option<PathBuf>,
+    /// Keep so much free on the store's file system, whoever fills it: bytes, or with K, M, G or T.
+    #[arg(long, default_value = "0", value_name = "SIZE", value_parser = super::gc::size)]
+    min_free: u64,
     /// Trust these certificate authorities too (PEM).
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
@@ -54,9 +61,9 @@ pub(crate) async fn run(args: CopyClosureArgs, context: &Context) -> Result<(), 
     let result = progress
         .watch(async {
             let closures = closures(&args, &store, &mut sources, &observer).await?;
-            let limits = Limits::default();
+            let limits = Limits { min_free: args.min_free, ..Limits::default() };
             let run = substitute::run(&store, &closures, &sources, &limits, &observer);
-            run.await.map_err(|error| error.problem())
+            run.await.map_err(|error| problem(&error, &args.root))
         })
         .await;
     match result {
@@ -64,6 +71,15 @@ pub(crate) async fn run(args: CopyClosureArgs, context: &Context) -> Result<(), 
         Err(_) => progress.failed(),
     }
     result.map(|_| ())
+}
+
+/// Names the collector of this very store.
+fn problem(error: &SubstituteError, root: &Path) -> Problem {
+    let problem = error.problem();
+    if problem.code == "disk_full" && root != "/" {
+        return problem.next(format!("agent gc --root {}", root.display()));
+    }
+    problem
 }
 
 /// Opens the caches; one that cannot be used is named, and an error only if none can.
@@ -87,6 +103,11 @@ async fn open_sources(args: &CopyClosureArgs, context: &Context) -> Result<Sourc
 }
 
 fn unusable(error: &CacheError) -> Problem {
+    if disk::lacks_files(error) {
+        return Problem::from_error(Kind::Runtime, "open_files", error)
+            .leaves("nothing changed")
+            .fix(disk::MORE_FILES);
+    }
     let (kind, code) = if error.is_unreachable() {
         (Kind::Unreachable, "cache_unreachable")
     } else {

@@ -146,7 +146,7 @@ fn before(text: &str) -> Result<Timestamp, String> {
 }
 
 /// Parses a number of bytes.
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let unit = text.get(digits.len()..).unwrap_or_default();
     let power = match unit.trim_start().trim_end_matches("iB").trim_end_matches('B') {

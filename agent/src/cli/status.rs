@@ -41,6 +41,7 @@ pub(crate) fn show(status: &Status, oneline: bool, context: &Context) -> Result<
 pub(crate) fn verdict(status: &Status) -> Result<(), Problem> {
     let not_there = status.profiles.iter().filter(|profile| profile.state != StateWord::Converged);
     let Some(worst) = not_there.min_by_key(|profile| profile.state) else { return Ok(()) };
+    let code = worst.reason.as_ref().map_or("not_converged", |reason| reason.code.as_str());
     let kind = match worst.state {
         StateWord::Untrusted => Kind::Trust,
         StateWord::Failed => Kind::Failed,
@@ -53,10 +54,9 @@ pub(crate) fn verdict(status: &Status) -> Result<(), Problem> {
         | StateWord::Switching
         | StateWord::Fetching
         | StateWord::Waiting
-        | StateWord::Converged => Kind::Negative,
+        | StateWord::Converged => kind_of(code),
     };
     let what = format!("`{}` is {}", worst.profile, worst.state);
-    let code = worst.reason.as_ref().map_or("not_converged", |reason| reason.code.as_str());
     let mut problem = Problem::new(kind, code, what).leaves(match &worst.running {
         Some(running) => format!("still running generation {}", running.generation),
         None => "nothing runs, as before".to_owned(),
@@ -68,6 +68,15 @@ pub(crate) fn verdict(status: &Status) -> Result<(), Problem> {
         problem = problem.next(next.clone());
     }
     Err(problem)
+}
+
+/// What could not be done is no plain "not yet".
+fn kind_of(code: &str) -> Kind {
+    match code {
+        "disk_full" | "store_failed" | "state_failed" => Kind::Runtime,
+        "refused_bytes" => Kind::Trust,
+        _ => Kind::Negative,
+    }
 }
 
 fn lines(status: &Status) -> String {

@@ -7,6 +7,7 @@ use shared::closure::ClosureIndex;
 use shared::hints::Hints;
 use shared::id::Digest;
 use shared::problem::chain;
+use store::disk;
 use store::local::LocalStore;
 use store::substitute::{self, Cause, Sources, SubstituteError};
 
@@ -92,7 +93,10 @@ async fn blocking<T: Send + 'static, E: Error + Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, Reason> {
     match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(|error| Reason::new(Code::StoreFailed, chain(&error))),
+        Ok(done) => done.map_err(|error| {
+            let full = disk::is_full(&error);
+            Reason::new(if full { Code::DiskFull } else { Code::StoreFailed }, chain(&error))
+        }),
         Err(error) => Err(Reason::new(Code::StoreFailed, error.to_string())),
     }
 }

@@ -1,11 +1,11 @@
 //! What happens under the host's lock: one profile, from its journal to its next resting state.
 
 use std::collections::VecDeque;
-use std::error::Error;
 use std::sync::Arc;
 
 use shared::id::{GroupName, ProfileName, UserName};
 use shared::problem::chain;
+use store::disk;
 use store::profile::{Generation, Profile as Links, ProfileError};
 use tokio::runtime::Runtime;
 
@@ -17,7 +17,7 @@ use crate::state::{
     self, Action, Activation, Attempt, Code, Event, Facts, Link, Pin, Profile, Reason, Running,
     State, Target, Ticket, Wanted,
 };
-use crate::{crash, files, host};
+use crate::{crash, host};
 
 /// The host's lock, and one profile as the journal has it.
 pub(super) struct Session {
@@ -227,7 +227,7 @@ impl Session {
             && self.link()?.is_none_or(|link| link.path != wanted.path)
         {
             // It is this host that failed, not the version: nothing happened, try again later.
-            let full = is_full(error);
+            let full = disk::is_full(error);
             let code = if full { Code::DiskFull } else { Code::StoreFailed };
             return Ok(Event::NotReady(wanted.path.clone(), Reason::new(code, text)));
         }
@@ -353,18 +353,6 @@ impl Session {
 
 fn link_of(generation: Generation) -> Link {
     Link { generation: generation.number, path: generation.path }
-}
-
-/// Looks for a full disk in the whole chain.
-fn is_full(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.downcast_ref().is_some_and(files::is_full) {
-            return true;
-        }
-        next = error.source();
-    }
-    false
 }
 
 const fn work_of_running(running: &Running) -> Work<'_> {

@@ -8,9 +8,11 @@
 pub mod archive;
 pub mod cache;
 pub mod decompress;
+pub mod disk;
 mod folder;
 pub mod gc;
 pub mod local;
 pub mod lock;
 pub mod profile;
+pub mod space;
 pub mod substitute;

@@ -144,6 +144,12 @@ impl LocalStore {
         self.layout.real_path(path)
     }
 
+    /// Returns the directory of all store paths, `nix/store` below the root.
+    #[must_use]
+    pub fn store_dir(&self) -> &Path {
+        &self.layout.store_dir
+    }
+
     /// Returns the directory of Nix's state, `nix/var/nix` below the root.
     #[must_use]
     pub fn state_dir(&self) -> &Path {

@@ -31,7 +31,7 @@ use crate::{
 
 pub use discover::{Discovered, discover};
 pub use error::{Cause, Fault, FaultCause, SubstituteError};
-pub use plan::{Plan, plan};
+pub use plan::{Plan, check_space, plan};
 
 /// Where paths may come from, and whom to believe.
 #[derive(Debug, Clone, Default)]
@@ -51,7 +51,7 @@ pub struct Limits {
     pub connections: usize,
     /// Most decoders at the same time; each takes a thread and some 10 MiB.
     pub decoders: usize,
-    /// Bytes that must stay free on the file system of the store.
+    /// Bytes that must stay free on the file system of the store, whoever fills it.
     pub min_free: u64,
     /// How long to wait for others that are substituting or building the same paths.
     pub patience: Duration,
@@ -157,12 +157,12 @@ pub async fn run(
     let locks = lock(store, &planned, limits).await?;
     observer(Event::Reached(Step::Locked));
     // While we waited, somebody else may have made some of it valid.
-    let planned = {
+    let (planned, guard) = {
         let (store, closures, min_free) = (Arc::clone(store), closures.to_vec(), limits.min_free);
         blocking(move || {
             let planned = plan(&store, &closures)?;
-            plan::check_space(&store, &planned, min_free)?;
-            Ok(planned)
+            let guard = plan::guard(&store, &planned, min_free)?;
+            Ok((planned, guard))
         })
     }
     .await?;
@@ -171,7 +171,7 @@ pub async fn run(
         .iter()
         .filter_map(|path| closures.iter().find_map(|closure| closure.get(path)))
         .collect();
-    let run = fetch::Run::new(store, sources, limits, observer, Arc::clone(&locks));
+    let run = fetch::Run::new(store, sources, limits, observer, Arc::clone(&locks), guard);
     let (arrived, failure) = fetch_all(&run, &queue, limits.connections).await;
     let outcome = Outcome {
         paths: arrived.len(),
@@ -189,6 +189,8 @@ pub async fn run(
                 finish(&store, &arrived, &observer)
             }
             Some(error) => {
+                // Seen before anything is removed.
+                let error = error.on_disk_of(&store);
                 keep_what_is_whole(&store, &planned, arrived, &error, &observer);
                 Err(error)
             }
@@ -261,12 +263,12 @@ fn finish(
     observer: &Observer,
 ) -> Result<(), SubstituteError> {
     let registered = store.register_in_steps(arrived, &|step| observer(Event::Reached(step)));
-    if registered.is_err() {
+    // How full the disk is is seen before anything is removed.
+    registered.map_err(|error| SubstituteError::from(error).on_disk_of(store)).inspect_err(|_| {
         for info in arrived {
             remove(store, &info.path);
         }
-    }
-    Ok(registered?)
+    })
 }
 
 /// Makes those of the `arrived` valid that have everything they refer to, and removes the others.
@@ -280,6 +282,12 @@ fn keep_what_is_whole(
     observer: &Observer,
 ) {
     let mut absent: BTreeSet<StorePath> = plan.missing.iter().cloned().collect();
+    // Where descriptors or inodes had run out, a broken tree may have stayed until now.
+    let came: BTreeSet<&StorePath> = arrived.iter().map(|info| &info.path).collect();
+    let broken = absent.iter().filter(|path| !came.contains(path));
+    for path in broken.filter(|path| store.real_path(path).symlink_metadata().is_ok()) {
+        remove(store, path);
+    }
     for info in arrived.iter().filter(|_| error.cause() != Cause::DiskFull) {
         absent.remove(&info.path);
     }

@@ -83,7 +83,7 @@ fn a_disk_that_is_full_before_a_fetch_keeps_what_runs_and_the_next_round_goes_on
     let told = on_a_small_disk(&realm, &web, &builder, &script);
     for free in [0, 32, 128, 512, 2048] {
         let line = told.lines().find(|line| line.starts_with(&format!("{free}: "))).unwrap();
-        assert!(line.ends_with(" 1") && !line.contains(": 0 "), "{told}");
+        assert!(line.ends_with(" 1") && line.contains(": 3 "), "{told}");
     }
     assert!(told.contains("disk_full"), "{told}");
     assert!(told.contains("at last: 2"), "{told}");
@@ -128,7 +128,8 @@ fn a_host_says_what_it_lacks_by_an_exit_code() {
     let host = Host::enrol(&realm, "eu", "host-1");
     host.configure("[store]\nmin_free = 9000000000000000000\n");
     super::publish(&web, &builder, "web", ACTIVATE);
-    let said = host.run(&["once"]).fails(1);
+    let said = host.run(&["once"]).fails(3);
+    assert!(said.contains("must stay free") && said.contains("are missing"), "{said}");
     assert!(said.contains("error[disk_full]"), "{said}");
     assert_eq!(host.state("web"), "waiting disk_full");
     assert_eq!(host.profile("web")["next"], "agent gc");

@@ -76,6 +76,11 @@ impl Unpacker {
         Ok(Self { parent, target: target.to_owned(), path: target.to_owned(), open: Vec::new() })
     }
 
+    /// Returns the error of whoever did not let it go on where it is.
+    pub(crate) fn refused(&self, source: io::Error) -> UnpackError {
+        self.error(source)
+    }
+
     fn error(&self, source: impl Into<io::Error>) -> UnpackError {
         UnpackError { path: self.path.clone(), source: source.into() }
     }

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use shared::nix::{Sha256, StorePath, content_address::ContentAddressError};
 
-use crate::lock::LockError;
+use crate::{disk, lock::LockError};
 
 /// Why the local store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -104,17 +104,6 @@ impl LocalStoreError {
     /// Returns whether the disk is full.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
-        if let Self::Database { source, .. } = self {
-            return source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
-        }
-        if let Self::Io { source, .. } | Self::Lock(LockError::Io { source, .. }) = self {
-            return is_disk_full(source);
-        }
-        false
+        disk::is_full(self)
     }
-}
-
-/// Returns whether the disk, or the part of it that we may use, is full.
-pub(super) fn is_disk_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

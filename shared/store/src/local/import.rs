@@ -10,8 +10,11 @@ use shared::nix::{
     nar::{self, Node, ReadError, Visit},
 };
 
-use super::{LocalStore, LocalStoreError, PathLocks, error::is_disk_full, layout::io_error};
-use crate::archive::{UnpackError, Unpacker, remove_tree};
+use super::{LocalStore, LocalStoreError, PathLocks, layout::io_error};
+use crate::{
+    archive::{UnpackError, Unpacker, remove_tree},
+    disk::{self, Guard},
+};
 
 /// Bytes that are asked of the source at once.
 const BUFFER_LEN: u64 = 256 * 1024;
@@ -97,7 +100,7 @@ impl ImportError {
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
         match self {
-            Self::Unpack { source, .. } => is_disk_full(&source.source),
+            Self::Unpack { source, .. } => disk::is_full(source),
             Self::Store(error) => error.is_disk_full(),
             Self::Source { .. }
             | Self::Malformed { .. }
@@ -124,6 +127,20 @@ impl LocalStore {
         nar: &mut dyn Read,
         locks: &PathLocks,
     ) -> Result<(), ImportError> {
+        self.import_guarded(info, nar, locks, &Guard::none())
+    }
+
+    /// Does the same, and stops where `guard` does.
+    ///
+    /// # Errors
+    /// As [`LocalStore::import`].
+    pub fn import_guarded(
+        &self,
+        info: &PathInfo,
+        nar: &mut dyn Read,
+        locks: &PathLocks,
+        guard: &Guard,
+    ) -> Result<(), ImportError> {
         let path = || info.path.clone();
         if !locks.holds(&info.path) {
             return Err(LocalStoreError::NotLocked(path()).into());
@@ -134,11 +151,12 @@ impl LocalStore {
         let target = self.real_path(&info.path);
         let remove = || remove_tree(&target).map_err(io_error("remove", &target));
         remove()?;
-        let taken = take(info, nar, &target);
+        let taken = take(info, nar, &target, guard);
         if taken.is_err() {
-            // What cannot be removed is not valid, and the next import or a collector sweeps it.
+            // What cannot be removed is not valid; the end of a run, the next import or a collector
+            // sweeps it.
             if let Err(error) = remove() {
-                tracing::warn!(path = %info.path, %error, "what was unpacked stays behind");
+                tracing::debug!(path = %info.path, %error, "what was unpacked stays behind");
             }
         }
         taken
@@ -149,6 +167,7 @@ fn take(
     info: &PathInfo,
     source: &mut dyn Read,
     target: &std::path::Path,
+    guard: &Guard,
 ) -> Result<(), ImportError> {
     let path = || info.path.clone();
     let unpack = |source| ImportError::Unpack { path: path(), source };
@@ -165,6 +184,7 @@ fn take(
     };
     let mut tree = Tree {
         unpacker: Unpacker::new(target).map_err(unpack)?,
+        guard,
         content: file_check,
         one_file: false,
         nodes: 0,
@@ -270,20 +290,22 @@ impl Read for Input<'_> {
 }
 
 /// The tree on its way to the disk.
-struct Tree {
+struct Tree<'a> {
     unpacker: Unpacker,
+    guard: &'a Guard,
     content: Option<ContentHasher>,
     /// Whether the node that came first is a file.
     one_file: bool,
     nodes: u64,
 }
 
-impl Visit for Tree {
+impl Visit for Tree<'_> {
     type Error = UnpackError;
 
     fn enter(&mut self, name: &[u8], node: &Node) -> Result<(), UnpackError> {
         self.one_file |= self.nodes == 0 && matches!(node, Node::Regular { .. });
         self.nodes += 1;
+        self.guard.node().map_err(|error| self.unpacker.refused(error))?;
         self.unpacker.enter(name, node)
     }
 
@@ -291,6 +313,7 @@ impl Visit for Tree {
         if let Some(content) = &mut self.content {
             content.contents(piece);
         }
+        self.guard.bytes(piece.len()).map_err(|error| self.unpacker.refused(error))?;
         self.unpacker.contents(piece)
     }
 

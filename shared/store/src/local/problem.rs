@@ -2,8 +2,12 @@
 
 use shared::problem::{Kind, Problem};
 
-use super::{LocalStoreError, error::is_disk_full};
-use crate::{lock::LockError, profile::ProfileError};
+use super::LocalStoreError;
+use crate::{
+    disk::{MORE_FILES, is_full, lacks_files},
+    lock::LockError,
+    profile::ProfileError,
+};
 
 impl LocalStoreError {
     /// Returns the problem as both programs print and send it.
@@ -12,6 +16,7 @@ impl LocalStoreError {
         let problem = |kind, code| Problem::from_error(kind, code, self);
         match self {
             _ if self.is_disk_full() => disk_full(problem(Kind::Runtime, "disk_full")),
+            _ if lacks_files(self) => problem(Kind::Runtime, "open_files").fix(MORE_FILES),
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 problem(Kind::Runtime, "store_io")
                     .fix("run it as the user that owns the store, or name another with --root DIR")
@@ -48,7 +53,7 @@ impl ProfileError {
     pub fn problem(&self) -> Problem {
         let problem = |kind, code| Problem::from_error(kind, code, self);
         match self {
-            Self::Io { source, .. } if is_disk_full(source) => {
+            Self::Io { source, .. } if is_full(source) => {
                 disk_full(problem(Kind::Runtime, "disk_full"))
             }
             Self::Io { .. } => problem(Kind::Runtime, "profile_io"),
@@ -65,7 +70,10 @@ impl ProfileError {
 }
 
 fn disk_full(problem: Problem) -> Problem {
-    problem.leaves("nothing became valid").fix("make room, for example by `agent gc`")
+    problem
+        .leaves("nothing became valid")
+        .fix("make room there; `agent gc` deletes what nothing needs")
+        .next("agent gc")
 }
 
 fn locked(error: &LockError) -> Problem {
@@ -73,7 +81,7 @@ fn locked(error: &LockError) -> Problem {
         LockError::Busy { .. } => Problem::from_error(Kind::Timeout, "locked", error)
             .leaves("nothing changed")
             .fix("another program is at work there; try again when it is done"),
-        LockError::Io { source, .. } if is_disk_full(source) => {
+        LockError::Io { source, .. } if is_full(source) => {
             disk_full(Problem::from_error(Kind::Runtime, "disk_full", error))
         }
         LockError::Io { .. } => Problem::from_error(Kind::Runtime, "lock", error),

@@ -1,16 +1,19 @@
 //! What goes wrong in a substitution, and whose fault it is.
 
-use std::{error::Error, fmt::Write as _};
+use std::{error::Error, fmt::Write as _, path::PathBuf};
 
 use shared::{
     closure::ClosureError,
+    human,
     nix::{Sha256, StorePath, path_info::Untrusted},
     problem::{Kind, Problem},
 };
 
 use crate::{
     cache::CacheError,
-    local::{ImportError, LocalStoreError},
+    disk::{self, Disk},
+    local::{ImportError, LocalStore, LocalStoreError},
+    space::{Lack, Space},
 };
 
 /// Why closures could not be made valid.
@@ -40,13 +43,24 @@ pub enum SubstituteError {
         /// What is wrong with it.
         source: ClosureError,
     },
-    /// Not enough space.
-    #[error("the closure needs {needed} bytes, and {free} are free")]
+    /// Not enough space, seen before anything was fetched.
+    #[error("the closure does not fit on the file system of `{}`", .folder.display())]
     NoSpace {
-        /// Bytes that are needed, those included that must stay free.
-        needed: u64,
-        /// Bytes that are free.
-        free: u64,
+        /// A folder on that file system.
+        folder: PathBuf,
+        /// What is missing there.
+        #[source]
+        lack: Lack,
+    },
+    /// The disk was full all of a sudden: somebody else filled it, or it took more than thought.
+    #[error("the file system of `{}` is full{}", .folder.display(), left(free))]
+    Full {
+        /// A folder on that file system.
+        folder: PathBuf,
+        /// What was free when it was noticed.
+        free: Space,
+        /// What could not be written.
+        source: Box<Self>,
     },
     /// The file system of the store cannot be asked for its free space.
     #[error("cannot see how much space is free for the store")]
@@ -100,7 +114,7 @@ impl SubstituteError {
         match self {
             Self::Conflict { .. } => Cause::Conflict,
             Self::Disagreement(_) | Self::Cycle(_) | Self::Closure { .. } => Cause::RefusedBytes,
-            Self::NoSpace { .. } => Cause::DiskFull,
+            Self::NoSpace { .. } | Self::Full { .. } => Cause::DiskFull,
             Self::Path { faults, .. } => {
                 let unreachable = faults.iter().any(|fault| fault.cause.is_unreachable());
                 let refused = faults.iter().any(|fault| fault.cause.is_lie());
@@ -110,12 +124,39 @@ impl SubstituteError {
             Self::Store(LocalStoreError::Cycle(_)) => Cause::RefusedBytes,
             Self::GivenUp => Cause::FetchFailed,
             Self::FreeSpace(_) | Self::Import { .. } | Self::Store(_) | Self::Worker(_) => {
-                if is_disk_full(self) {
+                if disk::is_full(self) {
                     Cause::DiskFull
                 } else {
                     Cause::StoreFailed
                 }
             }
+        }
+    }
+
+    /// Returns what has to be freed so that it goes on, if the disk is too full and that is known.
+    #[must_use]
+    pub fn missing(&self) -> Option<Space> {
+        let mut next = Some(self as &(dyn Error + 'static));
+        while let Some(error) = next {
+            let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            let lack = inner.and_then(|inner| inner.downcast_ref()).or(error.downcast_ref());
+            if let Some(lack) = lack {
+                return Some(Lack::missing(lack));
+            }
+            next = error.source();
+        }
+        None
+    }
+
+    /// Says how full the disk is, if that is the reason and not said yet.
+    pub(super) fn on_disk_of(self, store: &LocalStore) -> Self {
+        if self.cause() != Cause::DiskFull || self.missing().is_some() {
+            return self;
+        }
+        let folder = store.store_dir().to_owned();
+        match Disk::of(&folder).and_then(|disk| disk.free()) {
+            Ok(free) => Self::Full { folder, free, source: Box::new(self) },
+            Err(_) => self,
         }
     }
 
@@ -144,26 +185,26 @@ impl SubstituteError {
             problem = problem.fix("trust the key of whoever built it, or sign it with one you do");
         }
         if self.cause() == Cause::DiskFull {
-            problem = problem.fix("make room, for example by `agent gc`");
+            problem = problem.fix("make room there; `agent gc` deletes what nothing needs");
+            problem = problem.next("agent gc");
+        } else if disk::lacks_files(self) {
+            problem = problem.fix(disk::MORE_FILES);
         }
         problem.leaves("what is valid is whole; all else was removed")
     }
 }
 
-/// Looks for "no space" and "over quota" in the whole chain.
-fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-            return matches!(error.kind(), StorageFull | QuotaExceeded);
-        }
-        if let Some(rusqlite::Error::SqliteFailure(error, _)) = error.downcast_ref() {
-            return error.code == rusqlite::ErrorCode::DiskFull;
-        }
-        next = error.source();
-    }
-    false
+/// Says what is left, as the rest of a sentence.
+fn left(free: &Space) -> String {
+    let inodes = if free.inodes == u64::MAX {
+        String::new()
+    } else {
+        format!(
+            " and {}",
+            human::count(usize::try_from(free.inodes).unwrap_or(usize::MAX), "inode")
+        )
+    };
+    format!(": {}{inodes} left", human::size(free.bytes))
 }
 
 /// A cache that failed or lied about a path.

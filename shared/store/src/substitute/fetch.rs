@@ -16,6 +16,7 @@ use super::{Event, Fault, FaultCause, Limits, Observer, Sources, SubstituteError
 use crate::{
     cache::{BinaryCache, CacheError, NarBody, NarReader},
     decompress::decoder,
+    disk::Guard,
     local::{ImportError, LocalStore, PathLocks},
 };
 
@@ -33,6 +34,7 @@ pub(super) struct Run {
     sources: Sources,
     observer: Observer,
     locks: Arc<PathLocks>,
+    guard: Arc<Guard>,
     decoders: Arc<Semaphore>,
     failures: Vec<AtomicU32>,
     cancelled: CancellationToken,
@@ -67,12 +69,14 @@ impl Run {
         limits: &Limits,
         observer: &Observer,
         locks: Arc<PathLocks>,
+        guard: Guard,
     ) -> Self {
         Self {
             store: Arc::clone(store),
             sources: sources.clone(),
             observer: Arc::clone(observer),
             locks,
+            guard: Arc::new(guard),
             decoders: Arc::new(Semaphore::new(limits.decoders.max(1))),
             failures: sources.caches.iter().map(|_| AtomicU32::new(0)).collect(),
             cancelled: CancellationToken::new(),
@@ -214,11 +218,12 @@ impl Run {
     ) -> Result<Result<(), ImportError>, SubstituteError> {
         let (reader, pump) = body.split();
         let (store, locks) = (Arc::clone(&self.store), Arc::clone(&self.locks));
+        let guard = Arc::clone(&self.guard);
         let work = async move {
             let permit = if permit.is_some() { permit } else { self.decoder().await };
             tokio::task::spawn_blocking(move || {
                 let _permit = permit;
-                import.run(&store, &locks, reader)
+                import.run(&store, &locks, &guard, reader)
             })
             .await
         };
@@ -276,6 +281,7 @@ impl Import {
         self,
         store: &LocalStore,
         locks: &PathLocks,
+        guard: &Guard,
         reader: NarReader,
     ) -> Result<(), ImportError> {
         let observer = Arc::clone(&self.observer);
@@ -290,7 +296,7 @@ impl Import {
         let nar = Counted { inner: nar, count };
         let mut nar =
             Exactly { inner: nar, left: self.info.nar_size, cancelled: self.cancelled.clone() };
-        store.import(&self.info, &mut nar, locks)
+        store.import_guarded(&self.info, &mut nar, locks, guard)
     }
 }
 

@@ -8,10 +8,11 @@ use shared::{
 };
 
 use super::SubstituteError;
-use crate::local::LocalStore;
-
-/// What a path takes on disk beyond its NAR, roughly: its last blocks, inodes and rows.
-const OVERHEAD: u64 = 8 * 1024;
+use crate::{
+    disk::{Disk, Guard},
+    local::LocalStore,
+    space::{self, Floor},
+};
 
 /// What has to be fetched to make closures valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,23 +96,38 @@ fn check_acyclic(missing: &HashMap<&StorePath, ClosureEntry<'_>>) -> Result<(), 
     }
 }
 
-/// Checks that what is planned fits on the disk and leaves `min_free` bytes.
-pub(super) fn check_space(
+/// Checks that what is planned fits on the disk and leaves `min_free` bytes. Blocks.
+///
+/// # Errors
+/// [`SubstituteError::NoSpace`], which says how much has to be freed.
+pub fn check_space(store: &LocalStore, plan: &Plan, min_free: u64) -> Result<(), SubstituteError> {
+    guard(store, plan, min_free).map(drop)
+}
+
+/// Checks the same, and returns what sees to it that the floor holds while others write, too.
+pub(super) fn guard(
     store: &LocalStore,
     plan: &Plan,
     min_free: u64,
-) -> Result<(), SubstituteError> {
-    let Some(path) = plan.missing.first() else { return Ok(()) };
-    let place = store.real_path(path);
-    let folder = place.parent().unwrap_or(store.root());
-    let stat = rustix::fs::statvfs(folder)
-        .map_err(|error| SubstituteError::FreeSpace(std::io::Error::from(error)))?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    let needed = needed(plan, min_free);
-    if needed > free { Err(SubstituteError::NoSpace { needed, free }) } else { Ok(()) }
-}
-
-fn needed(plan: &Plan, min_free: u64) -> u64 {
-    let overhead = OVERHEAD.saturating_mul(plan.missing.len() as u64);
-    plan.nar_size.saturating_add(overhead).saturating_add(min_free)
+) -> Result<Guard, SubstituteError> {
+    if plan.missing.is_empty() {
+        return Ok(Guard::none());
+    }
+    let ask = SubstituteError::FreeSpace;
+    let disk = Disk::of(store.store_dir()).map_err(ask)?;
+    let state = Disk::of(store.state_dir()).map_err(ask)?;
+    let needs = space::needs(plan.missing.len(), plan.nar_size, disk.block_size().map_err(ask)?);
+    let no_space = |disk: &Disk| {
+        let folder = disk.path().to_owned();
+        move |lack| SubstituteError::NoSpace { folder, lack }
+    };
+    let mut floor = Floor::new(min_free);
+    if disk.is(&state).map_err(ask)? {
+        floor = floor.promising(needs.state);
+    } else {
+        let free = state.free().map_err(ask)?;
+        Floor::default().check(free, needs.state).map_err(no_space(&state))?;
+    }
+    floor.check(disk.free().map_err(ask)?, needs.store).map_err(no_space(&disk))?;
+    Guard::new(disk, floor).map_err(ask)
 }
