@@ -48,6 +48,9 @@ pub use verify::{CheckContents, Damage};
 /// Descriptors that are kept for everything but path locks.
 const SPARE_DESCRIPTORS: u64 = 256;
 
+/// How long to leave a database alone that was too busy.
+const BUSY_INTERVAL: Duration = Duration::from_millis(100);
+
 /// What the database says of a valid path, without its references.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ValidPath {
@@ -164,7 +167,7 @@ impl LocalStore {
         &self,
         paths: &BTreeSet<StorePath>,
     ) -> Result<BTreeMap<StorePath, ValidPath>, LocalStoreError> {
-        self.database().valid(paths)
+        self.ask(|database| database.valid(paths))
     }
 
     /// Returns what the database says of `path`, if it is valid.
@@ -172,7 +175,7 @@ impl LocalStore {
     /// # Errors
     /// When the database fails.
     pub fn path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, LocalStoreError> {
-        Ok(self.database().infos(&[path.clone()].into())?.remove(path))
+        Ok(self.ask(|database| database.infos(&[path.clone()].into()))?.remove(path))
     }
 
     /// Returns `roots` and all that they refer to.
@@ -183,7 +186,7 @@ impl LocalStore {
         &self,
         roots: &BTreeSet<StorePath>,
     ) -> Result<BTreeMap<StorePath, PathInfo>, LocalStoreError> {
-        let closure = self.database().closure(roots)?;
+        let closure = self.ask(|database| database.closure(roots))?;
         match roots.iter().find(|root| !closure.contains_key(*root)) {
             Some(missing) => Err(LocalStoreError::NotValid(missing.clone())),
             None => Ok(closure),
@@ -195,7 +198,7 @@ impl LocalStore {
     /// # Errors
     /// When the database fails.
     pub fn by_hash_part(&self, hash_part: &str) -> Result<Option<StorePath>, LocalStoreError> {
-        self.database().by_hash_part(hash_part)
+        self.ask(|database| database.by_hash_part(hash_part))
     }
 
     /// Keeps `paths` from any garbage collector as long as this process has the store open.
@@ -234,6 +237,26 @@ impl LocalStore {
     /// Returns where everything lies.
     pub(crate) const fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// Asks the database something, again if it was too busy, as Nix does.
+    ///
+    /// SQLite itself waits for locks. It gives up after some 10 s where it only expects to wait
+    /// for an instant: while another process, stopped perhaps, begins a new log.
+    fn ask<T>(
+        &self,
+        mut question: impl FnMut(&mut Database) -> Result<T, LocalStoreError>,
+    ) -> Result<T, LocalStoreError> {
+        let start = Instant::now();
+        loop {
+            match question(&mut self.database()) {
+                Err(error) if error.is_busy() && start.elapsed() < database::PATIENCE => {
+                    tracing::debug!(%error, "the database is busy");
+                    std::thread::sleep(BUSY_INTERVAL);
+                }
+                answer => return answer,
+            }
+        }
     }
 
     fn database(&self) -> MutexGuard<'_, Database> {

@@ -28,7 +28,7 @@ use crate::lock::{open_lock_file, wait_for};
 /// The only schema that Nix 2 ever had.
 const SCHEMA: &str = "10";
 /// How long another process may keep the database or its lock.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub(super) const PATIENCE: Duration = Duration::from_secs(600);
 /// What was attempted when there is no connection yet.
 const OPEN: &str = "open the tables";
 /// Limits of the log that Nix sets too.

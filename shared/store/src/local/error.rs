@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use rusqlite::ErrorCode;
 use shared::nix::{Sha256, StorePath, content_address::ContentAddressError};
 
 use crate::{disk, lock::LockError};
@@ -105,5 +106,14 @@ impl LocalStoreError {
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
         disk::is_full(self)
+    }
+
+    /// Returns whether the database may answer when it is asked again; Nix asks again then, too.
+    pub(super) fn is_busy(&self) -> bool {
+        let Self::Database { source, .. } = self else { return false };
+        matches!(
+            source.sqlite_error_code(),
+            Some(ErrorCode::DatabaseBusy | ErrorCode::FileLockingProtocolFailed)
+        )
     }
 }

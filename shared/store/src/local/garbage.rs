@@ -49,13 +49,13 @@ impl LocalStore {
         roots: &BTreeSet<StorePath>,
         outputs: KeepOutputs,
     ) -> Result<Vec<Dead>, LocalStoreError> {
-        self.database().dead(roots, outputs)
+        self.ask(|database| database.dead(roots, outputs))
     }
 
     /// Makes paths invalid, all that nothing refers to, in one transaction that is on disk when it
     /// returns. Their order must be that of [`LocalStore::dead`].
     pub(crate) fn invalidate(&self, paths: &[&Dead]) -> Result<Vec<Row>, LocalStoreError> {
-        self.database().invalidate(paths)
+        self.ask(|database| database.invalidate(paths))
     }
 }
 

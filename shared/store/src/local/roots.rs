@@ -37,10 +37,17 @@ impl LocalStore {
 
     /// Removes the permanent root `gcroots/shoal/<name>`, if it is there.
     ///
+    /// What it kept is kept as a temporary root as long as this process has the store open: a
+    /// collector that runs now may have looked for another root of it before that was made.
+    ///
     /// # Errors
     /// When it cannot be removed.
     pub fn remove_root(&self, name: &str) -> Result<(), LocalStoreError> {
         let link = self.own_root(name)?;
+        let target = fs::read_link(&link).ok();
+        if let Some(path) = target.and_then(|target| StorePath::parse(target.to_str()?).ok()) {
+            self.add_temp_roots(&[path].into())?;
+        }
         match fs::remove_file(&link) {
             Ok(()) => sync_parent(&link).map_err(io_error("sync the folder of", &link)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

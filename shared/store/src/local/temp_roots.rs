@@ -3,6 +3,10 @@
 //! A collector holds `gc.lock` for its whole run and reads the files in `temproots` at its start.
 //! So a root is written down, and holds once the lock is seen free, when the next collector will
 //! read it, or once the running one has said over its socket that it knows.
+//!
+//! At the end it is the other way round. Nix's collector reads the permanent roots first and the
+//! temporary ones afterwards: a process that makes a permanent root and ends in between is in
+//! neither. So we leave only while no collector runs, or after telling the running one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,8 +33,15 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// How long a running collector may take to answer or end.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// How long a running collector may take to hear our last word.
+const FAREWELL: Duration = Duration::from_secs(60);
+
 /// The file is named by the process, so one process must not have two for one store.
 static OPEN: Mutex<BTreeMap<PathBuf, Weak<TempRoots>>> = Mutex::new(BTreeMap::new());
+
+/// Held by whoever makes or removes such a file: one that opens the store anew waits for one that
+/// is about to leave it, and neither removes the other's file.
+static FILES: Mutex<()> = Mutex::new(());
 
 /// The temporary roots of this process in one store.
 #[derive(Debug)]
@@ -89,13 +100,14 @@ impl TempRoots {
         let written = file.write_all(&records).map_err(io_error("write", &self.file_path));
         state.file = Some(file);
         written?;
-        self.tell(&missing)?;
+        drop(self.tell(&missing, PATIENCE)?);
         state.written.extend(missing);
         Ok(())
     }
 
     /// Makes and locks the file of this process.
     fn open_file(&self) -> Result<File, LocalStoreError> {
+        let _files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
         let path = &self.file_path;
         loop {
             // Nobody alive has our number, so a file of that name is a dead one's.
@@ -116,43 +128,62 @@ impl TempRoots {
     }
 
     /// Returns once every collector either is yet to come, and will read the file, or knows of
-    /// `paths`.
-    fn tell(&self, paths: &[StorePath]) -> Result<(), LocalStoreError> {
+    /// `paths`. None comes as long as what is returned is held.
+    fn tell(
+        &self,
+        paths: &[StorePath],
+        patience: Duration,
+    ) -> Result<Option<File>, LocalStoreError> {
         let start = Instant::now();
         let gc_lock = open_lock_file(&self.gc_lock).map_err(io_error("open", &self.gc_lock))?;
         loop {
             let free = try_lock(&gc_lock, FlockOperation::NonBlockingLockShared)
                 .map_err(io_error("lock", &self.gc_lock))?;
-            if free || tell_collector(&self.socket_dir, paths).is_ok() {
-                return Ok(());
+            if free {
+                return Ok(Some(gc_lock));
+            }
+            if tell_collector(&self.socket_dir, paths, patience).is_ok() {
+                return Ok(None);
             }
             let waited = start.elapsed();
-            if waited >= PATIENCE {
+            if waited >= patience {
                 return Err(LockError::Busy { path: self.gc_lock.clone(), waited }.into());
             }
             // It has just started, or just ended.
             thread::sleep(INTERVAL);
         }
     }
+
+    /// Takes the roots back, once no collector can have missed the permanent ones beside them.
+    fn leave(&self, paths: &[StorePath]) {
+        let _files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = self.tell(paths, FAREWELL);
+        if let Err(error) = &told {
+            tracing::warn!(%error, "a collector did not hear which paths we leave behind");
+        }
+        drop(fs::remove_file(&self.file_path));
+    }
 }
 
 impl Drop for TempRoots {
     fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if state.file.take().is_some() {
-            drop(fs::remove_file(&self.file_path));
+        let State { file, written } =
+            std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
+        // Locked until it is gone: nobody may take it for a dead one's.
+        if let Some(_file) = file {
+            self.leave(&written.into_iter().collect::<Vec<_>>());
         }
     }
 }
 
 /// Tells the running collector of `paths`; fails if there is none.
-fn tell_collector(socket_dir: &Path, paths: &[StorePath]) -> io::Result<()> {
+fn tell_collector(socket_dir: &Path, paths: &[StorePath], patience: Duration) -> io::Result<()> {
     // A socket's path may have 107 bytes, a store's root any number; the descriptor makes it short.
     let folder = File::open(socket_dir)?;
     let short = format!("/proc/self/fd/{}/socket", folder.as_raw_fd());
     let mut stream = UnixStream::connect(short)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
     for path in paths {
         stream.write_all(format!("{path}\n").as_bytes())?;
         let mut answer = [0];

@@ -444,6 +444,29 @@ fn a_running_collector_is_told_of_roots() {
     fixture.store.add_temp_roots(&paths).unwrap();
 }
 
+/// A collector of Nix reads the permanent roots, then the temporary ones. One that we made in
+/// between is in neither if we are gone by then.
+#[test]
+fn a_collector_that_runs_when_we_leave_is_told_once_more() {
+    let fixture = fixture();
+    let state = fixture.folder.path().join("nix/var/nix");
+    let file = state.join("temproots").join(std::process::id().to_string());
+    fixture.store.add_root("web", &path(0)).unwrap();
+    let gc_lock = fs::File::create(state.join("gc.lock")).unwrap();
+    flock(&gc_lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+    fs::create_dir(state.join("gc-socket")).unwrap();
+    let listener = UnixListener::bind(state.join("gc-socket/socket")).unwrap();
+    let leaving = thread::spawn(move || drop(fixture.store));
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut line = String::new();
+    BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line.trim_end(), path(0).to_string());
+    assert!(file.exists(), "it holds until the collector has answered");
+    stream.write_all(b"1").unwrap();
+    leaving.join().unwrap();
+    assert!(!file.exists());
+}
+
 #[test]
 fn permanent_roots_are_links_in_our_own_folder() {
     let fixture = fixture();
@@ -459,6 +482,39 @@ fn permanent_roots_are_links_in_our_own_folder() {
     for name in ["", "/etc/passwd", "../x", "a/../../x", "."] {
         assert!(fixture.store.add_root(name, &path(0)).is_err(), "{name}");
     }
+}
+
+/// A collector may have looked at the profiles before a generation was made there, and looks at the
+/// other roots only now.
+#[test]
+fn what_a_removed_root_kept_stays_as_long_as_the_store_is_open() {
+    let fixture = fixture();
+    fixture.store.add_root("web", &path(0)).unwrap();
+    let folder = fixture.folder.path();
+    drop(fixture.store);
+    let store = LocalStore::open(folder).unwrap();
+    store.remove_root("web").unwrap();
+    let file = folder.join("nix/var/nix/temproots").join(std::process::id().to_string());
+    assert_eq!(fs::read_to_string(file).unwrap(), format!("{}\0", path(0)));
+}
+
+#[test]
+fn a_database_that_is_too_busy_is_asked_again() {
+    let fixture = fixture();
+    // What SQLite says while another process was stopped in the middle of beginning a log.
+    let busy = || LocalStoreError::Database {
+        action: "look up paths",
+        source: rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_PROTOCOL),
+            None,
+        ),
+    };
+    let mut asked = 0;
+    let answer = fixture.store.ask(|database| {
+        asked += 1;
+        if asked < 3 { Err(busy()) } else { database.valid(&BTreeSet::new()) }
+    });
+    assert_eq!((answer.unwrap().len(), asked), (0, 3));
 }
 
 #[test]

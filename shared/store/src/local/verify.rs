@@ -84,10 +84,8 @@ impl LocalStore {
         check: CheckContents,
         report: &mut dyn FnMut(Damage),
     ) -> Result<usize, LocalStoreError> {
-        let (valid, broken) = {
-            let database = self.database();
-            (database.all()?, database.broken_references()?)
-        };
+        let (valid, broken) =
+            self.ask(|database| Ok((database.all()?, database.broken_references()?)))?;
         if broken > 0 {
             let database = self.layout.db_dir.join("db.sqlite");
             report(Damage::References { database, rows: broken });

@@ -32,7 +32,8 @@ pub struct Discovered {
 
 /// Finds the closures of `roots`.
 ///
-/// With a store, what is valid there is believed as it is, and its closure not asked for again.
+/// With a store, what is valid there is believed as it is, and its closure not asked for again;
+/// all that is needed is kept from any garbage collector as long as this process lives.
 ///
 /// # Errors
 /// When no cache has a path that somebody we trust vouches for, or the store fails.
@@ -71,6 +72,8 @@ impl Walk {
     ) -> Result<(), SubstituteError> {
         let (store, asked) = (Arc::clone(store), level.clone());
         let present = blocking(move || {
+            // Else what is there now may be gone when the rest has come.
+            store.add_temp_roots(&asked)?;
             let valid = store.valid(&asked)?.into_keys().collect();
             Ok(store.closure(&valid)?)
         });

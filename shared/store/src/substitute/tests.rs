@@ -66,3 +66,35 @@ fn a_full_disk_is_seen_through_all_wrappings() {
     let io = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
     assert_eq!(SubstituteError::FreeSpace(io).cause(), Cause::StoreFailed);
 }
+
+/// A collector has found a path dead when somebody wants it: he must not count on what will go.
+#[tokio::test]
+async fn what_is_there_already_stays_there_until_the_rest_has_come() {
+    let (folder, store) = store();
+    let source = folder.path().join("source");
+    std::fs::write(&source, "x").unwrap();
+    let root = store.add(&source, "x", &BTreeSet::new()).unwrap().path;
+    // Its temporary root goes, too.
+    drop(store);
+    let open = || LocalStore::open(folder.path()).unwrap();
+    let (store, collector) = (Arc::new(open()), open());
+    let (found, has_found) = tokio::sync::oneshot::channel();
+    let (go_on, goes_on) = std::sync::mpsc::channel();
+    let collecting = tokio::task::spawn_blocking(move || {
+        let mut found = Some(found);
+        let mut hear = |event: crate::gc::Event<'_>| {
+            if let crate::gc::Event::Found { paths, .. } = event {
+                found.take().unwrap().send(paths).unwrap();
+                goes_on.recv().unwrap();
+            }
+        };
+        crate::gc::collect(&collector, &crate::gc::Options::default(), &mut hear).unwrap()
+    });
+    assert_eq!(has_found.await.unwrap(), 1);
+    let observer: Observer = Arc::new(|_| {});
+    let roots = [root.clone()];
+    let discovered = discover(&roots, Some(&store), &Sources::default(), &observer).await.unwrap();
+    go_on.send(()).unwrap();
+    assert_eq!(collecting.await.unwrap().paths, 0);
+    assert_eq!(plan(&store, &discovered.closures).unwrap().valid, 1);
+}
