@@ -10,14 +10,14 @@ use shared::hints::Hints;
 use shared::id::Digest;
 use shared::nix::TrustedKeys;
 use shared::problem::{Kind, Problem, chain};
-use store::cache::{Network, NetworkOptions};
+use store::cache::{Location, Network, NetworkOptions};
 use store::substitute::{Limits, Observer};
 
 use crate::caches::Caches;
 use crate::client::{
     Client, ClosureError, ClosureSource, Documents, GroupDocuments, News, Poll, Trouble,
 };
-use crate::config::Settings;
+use crate::config::{ExtraCache, Settings};
 use crate::converge::{Closures, ConvergeError, Converger, Order, Place};
 use crate::orders::{self, Asked, Groups, Known, Narrowing, Published};
 use crate::state::{Code, Profile, Reason};
@@ -45,11 +45,7 @@ pub(crate) struct Round {
 impl Rounds {
     /// Prepares; asks and touches nothing yet.
     pub(crate) fn new(settings: &Settings) -> Result<Self, Problem> {
-        let options = NetworkOptions {
-            ca_file: settings.registry.ca_file.clone(),
-            ..NetworkOptions::default()
-        };
-        let network = Network::new(&options)
+        let network = Network::new(&network(settings))
             .map_err(|error| Problem::from_error(Kind::Usage, "network", &error))?;
         let client = Client::new(settings).map_err(|trouble| trouble.problem())?;
         let converger = Converger::new(place(settings));
@@ -101,6 +97,19 @@ impl Rounds {
             ..Limits::default()
         };
         Order { group, profile, desired, caches, limits, observer: Arc::clone(observer) }
+    }
+}
+
+/// Returns how caches are spoken to.
+fn network(settings: &Settings) -> NetworkOptions {
+    let netrc = |cache: &ExtraCache| {
+        Some((Location::parse(cache.url.as_str()).ok()?, cache.netrc.clone()?))
+    };
+    NetworkOptions {
+        ca_file: settings.registry.ca_file.clone(),
+        bandwidth: settings.store.bandwidth,
+        netrc_of: settings.extra_caches.iter().filter_map(netrc).collect(),
+        ..NetworkOptions::from_environment()
     }
 }
 

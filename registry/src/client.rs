@@ -5,7 +5,6 @@
 use std::{
     io::{self, Read as _},
     path::PathBuf,
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -15,14 +14,14 @@ use shared::{
     api::PublishReceipt,
     problem::{Kind, Problem},
 };
+use store::net::{
+    self, Authorities,
+    limits::{REGISTRY_CONNECT, REGISTRY_THINKS},
+};
 use url::Url;
 
 /// The longest answer of the API that is read.
 const MAX_ANSWER: u64 = 16 * 1024 * 1024;
-/// How long a connection may take to come about.
-const CONNECT: Duration = Duration::from_secs(10);
-/// How long an answer may stand still.
-const STALL: Duration = Duration::from_secs(60);
 
 /// Why a published file could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -123,19 +122,19 @@ impl Client {
     /// # Errors
     /// When TLS cannot be set up.
     pub(crate) fn new(base: &str, realm: &str) -> Result<Self, Problem> {
-        let mut http = reqwest::Client::builder();
-        if base.starts_with("http://") {
+        let authorities = if base.starts_with("http://") {
             // A machine without any certificates can still speak plain HTTP.
-            http = http.tls_certs_only([]);
-        }
-        let http = http
-            .user_agent(concat!("shoal-registry/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT)
-            .read_timeout(STALL)
+            Authorities::Nobody
+        } else {
+            Authorities::SystemAnd(None)
+        };
+        let user_agent = concat!("shoal-registry/", env!("CARGO_PKG_VERSION"));
+        let http = net::client(user_agent, authorities, |builder| {
             // A registry does not redirect; whoever does would be sent a signed role.
-            .redirect(redirect::Policy::none())
-            .build();
-        let http = http.map_err(|error| Problem::from_error(Kind::Runtime, "http", &error))?;
+            let builder = builder.redirect(redirect::Policy::none());
+            builder.connect_timeout(REGISTRY_CONNECT).read_timeout(REGISTRY_THINKS)
+        });
+        let http = http.map_err(|error| Problem::from_error(Kind::Usage, "http", &error))?;
         Ok(Self { http, base: base.to_owned(), realm: realm.to_owned() })
     }
 

@@ -174,7 +174,7 @@ fn cache_urls(policy: &Policy) -> Result<Vec<String>, Problem> {
 }
 
 async fn open_caches(urls: &[String]) -> Result<Vec<BinaryCache>, Problem> {
-    let network = Network::new(&NetworkOptions::default())
+    let network = Network::new(&NetworkOptions::from_environment())
         .map_err(|error| Problem::from_error(Kind::Runtime, "http", &error))?;
     let mut caches = Vec::new();
     for url in urls {

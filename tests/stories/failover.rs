@@ -129,9 +129,11 @@ async fn a_cache_that_lies_is_named_and_the_next_one_delivers() {
     let (liar, honest) = (server(), server());
     liar.hook(lie);
     let caches = vec![open(&liar.url()).await, open(&honest.url()).await];
-    let outcome = story.run(&story.sources(caches)).await.unwrap();
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let outcome = story.run_limited(&story.sources(caches), &limits).await.unwrap();
     assert_eq!((outcome.paths, story.valid()), (PATHS, PATHS));
-    assert_eq!(outcome.faults.len(), PATHS);
+    // One lie is enough: the others were not downloaded twice.
+    assert_eq!(outcome.faults.len(), 1, "{:?}", outcome.faults);
     assert!(outcome.faults.iter().all(|fault| fault.cache == liar.url()));
     assert!(outcome.faults.iter().all(|fault| matches!(fault.cause, FaultCause::Refused(_))));
     story.verify();
@@ -165,7 +167,8 @@ async fn a_cache_that_goes_away_is_soon_left_alone() {
     let limits = Limits { connections: 1, ..Limits::default() };
     let outcome = story.run_limited(&story.sources(caches), &limits).await.unwrap();
     assert_eq!(story.valid(), PATHS);
-    assert_eq!(outcome.faults.len(), 3, "{:?}", outcome.faults);
+    // Once, and on a machine that stood still meanwhile once or twice more.
+    assert!((1..4).contains(&outcome.faults.len()), "{:?}", outcome.faults);
     assert!(outcome.faults.iter().all(|fault| fault.cache == name));
 }
 

@@ -13,7 +13,6 @@ use shared::{
 };
 use store::{
     cache::{BinaryCache, CacheError, Location, Network, NetworkOptions},
-    disk,
     local::LocalStore,
     substitute::{self, Limits, Observer, Sources, SubstituteError},
 };
@@ -26,7 +25,8 @@ use crate::{cli::Context, crash, progress::Progress};
 /// there are no default keys. With a closure index, also only if it is what the index says.
 #[derive(Debug, Args)]
 pub(crate) struct CopyClosureArgs {
-    /// The binary cache, as URL or folder; several are asked in their order.
+    /// The binary cache, as URL or folder; several are asked in their order, and one that fails or
+    /// is much slower after the others.
     #[arg(long, required = true, value_name = "CACHE")]
     from: Vec<Location>,
     /// The store's root; `/` is the machine's own store.
@@ -44,6 +44,12 @@ pub(crate) struct CopyClosureArgs {
     /// Trust these certificate authorities too (PEM).
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
+    /// Read passwords of caches from this file, in the form of curl's and Nix's netrc.
+    #[arg(long, value_name = "FILE", env = "NETRC", hide_env_values = true)]
+    netrc: Option<PathBuf>,
+    /// Download at most so many bytes per second, all connections together.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1024..))]
+    bandwidth: Option<u64>,
     /// The store paths; with a closure index its root, which may be left out.
     #[arg(value_name = "PATH", required_unless_present = "closure_index")]
     paths: Vec<StorePath>,
@@ -84,7 +90,12 @@ fn problem(error: &SubstituteError, root: &Path) -> Problem {
 
 /// Opens the caches; one that cannot be used is named, and an error only if none can.
 async fn open_sources(args: &CopyClosureArgs, context: &Context) -> Result<Sources, Problem> {
-    let options = NetworkOptions { ca_file: args.ca_file.clone(), ..NetworkOptions::default() };
+    let options = NetworkOptions {
+        ca_file: args.ca_file.clone(),
+        bandwidth: args.bandwidth,
+        netrc: args.netrc.clone(),
+        ..NetworkOptions::default()
+    };
     let network = Network::new(&options)
         .map_err(|error| Problem::from_error(Kind::Usage, "network", &error))?;
     let locations: Vec<_> = args.from.iter().map(|location| (location.clone(), Some(0))).collect();
@@ -103,17 +114,7 @@ async fn open_sources(args: &CopyClosureArgs, context: &Context) -> Result<Sourc
 }
 
 fn unusable(error: &CacheError) -> Problem {
-    if disk::lacks_files(error) {
-        return Problem::from_error(Kind::Runtime, "open_files", error)
-            .leaves("nothing changed")
-            .fix(disk::MORE_FILES);
-    }
-    let (kind, code) = if error.is_unreachable() {
-        (Kind::Unreachable, "cache_unreachable")
-    } else {
-        (Kind::Trust, "cache_refused")
-    };
-    Problem::from_error(kind, code, error).leaves("nothing changed")
+    error.problem().leaves("nothing changed")
 }
 
 /// Returns the closures to copy: from the index, or as the caches tell them.

@@ -3,25 +3,14 @@
 //! Nothing here is trusted: a source answers with bytes up to a cap, or not at all. Which bytes
 //! are believed is decided elsewhere.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use reqwest::{Certificate, StatusCode, header, redirect};
+use reqwest::{StatusCode, header};
+use store::net::limits::{REGISTRY_CONNECT, REGISTRY_FILE, REGISTRY_IDLE};
+use store::net::{self, Authorities, NetworkError};
 use url::Url;
 
 use crate::config::Registry;
-
-/// How long a connection may take to come about.
-const CONNECT: Duration = Duration::from_secs(10);
-
-/// How long a source may be silent in the middle of an answer.
-const SILENCE: Duration = Duration::from_secs(20);
-
-/// How long one file may take as a whole, so that no source can hold us by dripping bytes.
-const WHOLE_FILE: Duration = Duration::from_secs(300);
-
-/// How many redirects are followed, all within one origin.
-const MAX_REDIRECTS: usize = 5;
 
 /// Why a source gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -35,12 +24,9 @@ pub(crate) enum SourceError {
     /// More bytes than this file may have.
     #[error("`{url}` is larger than {max} bytes")]
     TooLarge { url: Url, max: u64 },
-    /// The certificates for TLS cannot be used.
-    #[error("cannot use the certificates of `{}`", path.display())]
-    Certificates { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
-    /// The HTTP client cannot be made.
-    #[error("cannot prepare for HTTP")]
-    Client(#[source] reqwest::Error),
+    /// There is no way to speak HTTP as configured.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
 }
 
 /// What a source says of a file.
@@ -95,7 +81,7 @@ impl Source {
     /// Asks for a file of at most `max` bytes.
     pub(crate) async fn get(&self, path: &str, max: u64) -> Result<Answer, SourceError> {
         let url = self.url(path);
-        let request = self.http.get(url.clone()).timeout(WHOLE_FILE);
+        let request = self.http.get(url.clone()).timeout(REGISTRY_FILE);
         self.answer(url, request, max).await
     }
 
@@ -113,7 +99,7 @@ impl Source {
         if tag.is_some() && !wait.is_zero() {
             url.set_query(Some(&format!("wait={}", wait.as_secs())));
         }
-        let mut request = self.http.get(url.clone()).timeout(WHOLE_FILE + wait);
+        let mut request = self.http.get(url.clone()).timeout(REGISTRY_FILE + wait);
         if let Some(tag) = tag {
             request = request.header(header::IF_NONE_MATCH, format!("\"{tag}\""));
         }
@@ -127,7 +113,7 @@ impl Source {
         json: Vec<u8>,
         max: usize,
     ) -> Result<(StatusCode, Vec<u8>), reqwest::Error> {
-        let request = self.http.post(self.url(path)).timeout(WHOLE_FILE);
+        let request = self.http.post(self.url(path)).timeout(REGISTRY_FILE);
         let request = request.header(header::CONTENT_TYPE, "application/json").body(json);
         let mut response = request.send().await?;
         let mut bytes = Vec::new();
@@ -171,46 +157,19 @@ impl Source {
     }
 }
 
-fn client(registry: &Registry) -> Result<reqwest::Client, SourceError> {
-    let mut builder = reqwest::Client::builder()
-        .user_agent(concat!("shoal-agent/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT)
-        // A long poll is silent for as long as we asked for.
-        .read_timeout(SILENCE + registry.wait)
-        .referer(false)
-        .redirect(redirect::Policy::custom(same_origin));
-    if let Some(path) = &registry.ca_file {
-        builder = builder.tls_certs_only(certificates(path)?);
-    } else if registry.urls.iter().all(|url| url.scheme() == "http") {
+fn client(registry: &Registry) -> Result<reqwest::Client, NetworkError> {
+    let authorities = match &registry.ca_file {
+        Some(file) => Authorities::Only(file),
         // A host without any certificates can still use plain HTTP: no signature depends on it.
-        builder = builder.tls_certs_only([]);
-    }
-    builder.build().map_err(SourceError::Client)
-}
-
-fn certificates(path: &std::path::Path) -> Result<Vec<Certificate>, SourceError> {
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| SourceError::Certificates {
-        path: path.to_owned(),
-        source,
+        None if registry.urls.iter().all(|url| url.scheme() == "http") => Authorities::Nobody,
+        None => Authorities::SystemAnd(None),
     };
-    let pem = std::fs::read(path).map_err(|error| failed(error.into()))?;
-    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| failed(error.into()))?;
-    if certificates.is_empty() {
-        return Err(failed("the file holds no certificate".into()));
-    }
-    Ok(certificates)
-}
-
-/// Follows redirects within one origin, so that no source can point us at another's network.
-fn same_origin(attempt: redirect::Attempt) -> redirect::Action {
-    let first = attempt.previous().first().map(Url::origin);
-    if first.is_none_or(|origin| origin != attempt.url().origin()) {
-        return attempt.error("redirected to another origin");
-    }
-    if attempt.previous().len() > MAX_REDIRECTS {
-        return attempt.error("redirected too often");
-    }
-    attempt.follow()
+    let user_agent = concat!("shoal-agent/", env!("CARGO_PKG_VERSION"));
+    net::client(user_agent, authorities, |builder| {
+        // A long poll is silent for as long as we asked for.
+        let silence = REGISTRY_IDLE + registry.wait;
+        builder.connect_timeout(REGISTRY_CONNECT).read_timeout(silence)
+    })
 }
 
 #[cfg(test)]

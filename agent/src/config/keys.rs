@@ -4,6 +4,7 @@
 const KEYS: &[&str] = &[
     "activation.runner",
     "cache[].keys",
+    "cache[].netrc",
     "cache[].priority",
     "cache[].url",
     "gc.keep",
@@ -19,6 +20,7 @@ const KEYS: &[&str] = &[
     "registry.urls",
     "registry.wait",
     "state_dir",
+    "store.bandwidth",
     "store.connections",
     "store.min_free",
     "store.root",

@@ -19,6 +19,9 @@ const MAX_POLL: u32 = 24 * 3600;
 /// The longest time that a registry may hold a request.
 const MAX_WAIT: u32 = 600;
 
+/// The smallest cap on bandwidth, in bytes per second.
+const MIN_BANDWIDTH: u64 = 1024;
+
 /// Everything that the operator of this host decides.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -92,6 +95,8 @@ impl Registry {
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     pub(crate) root: PathBuf,
+    /// Bytes per second that all downloads together may take, if there is a cap.
+    pub(crate) bandwidth: Option<u64>,
     pub(crate) connections: u16,
     pub(crate) min_free: u64,
 }
@@ -101,6 +106,8 @@ pub(crate) struct Store {
 pub(crate) struct ExtraCache {
     pub(crate) url: Url,
     pub(crate) keys: Vec<PublicKey>,
+    /// A file with the password for it.
+    pub(crate) netrc: Option<PathBuf>,
     pub(crate) priority: Option<u32>,
 }
 
@@ -184,6 +191,7 @@ impl Settings {
             registry: check.registry(registry)?,
             store: Store {
                 root: check.absolute("store.root", store.root)?,
+                bandwidth: check.bandwidth(store.bandwidth)?,
                 connections: check.between("store.connections", store.connections, 1, 128)?,
                 min_free: store.min_free,
             },
@@ -271,6 +279,12 @@ impl Check<'_> {
         Ok(value)
     }
 
+    fn bandwidth(&self, cap: Option<u64>) -> Result<Option<u64>, ConfigError> {
+        // Below that, caches and proxies would take us for a connection that hangs.
+        let allowed = |cap| self.between("store.bandwidth", cap, MIN_BANDWIDTH, u64::MAX);
+        cap.map(allowed).transpose()
+    }
+
     fn absolute(&self, key: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {
         if !path.is_absolute() {
             return Err(self.invalid(key, format!("`{}` is not absolute", path.display())));
@@ -291,6 +305,12 @@ impl Check<'_> {
 
     fn url(&self, key: &str, text: &str, schemes: &[&str]) -> Result<Url, ConfigError> {
         let url: Url = self.parse(key, text)?;
+        // Addresses are in every log and every report; a password must be in none.
+        if !url.username().is_empty() || url.password().is_some() {
+            let why = "an address must not hold a user or password: a cache's belong into the \
+                       file that its `netrc` names";
+            return Err(self.invalid(key, why));
+        }
         if !schemes.contains(&url.scheme()) {
             let schemes = schemes.join("` or `");
             return Err(self.invalid(key, format!("`{text}` is no `{schemes}` URL")));
@@ -333,6 +353,7 @@ impl Check<'_> {
             Ok(ExtraCache {
                 url: self.url("cache", &cache.url, &["https", "http", "file"])?,
                 keys: self.each("cache", &cache.keys)?,
+                netrc: cache.netrc.map(|file| self.absolute("cache", file)).transpose()?,
                 priority: cache.priority,
             })
         };

@@ -98,6 +98,7 @@ pub(super) struct Registry {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Store {
     pub(super) root: PathBuf,
+    pub(super) bandwidth: Option<u64>,
     pub(super) connections: u16,
     pub(super) min_free: u64,
 }
@@ -107,6 +108,7 @@ pub(super) struct Store {
 pub(super) struct Cache {
     pub(super) url: String,
     pub(super) keys: Vec<String>,
+    pub(super) netrc: Option<PathBuf>,
     pub(super) priority: Option<u32>,
 }
 

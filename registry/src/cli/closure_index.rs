@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Trust these certificate authorities too (PEM)
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
+    /// Read passwords of caches from this file, in the form of curl's and Nix's netrc
+    #[arg(long, value_name = "FILE", env = "NETRC", hide_env_values = true)]
+    netrc: Option<PathBuf>,
     /// The store path
     #[arg(value_name = "PATH")]
     path: StorePath,
@@ -35,14 +38,14 @@ pub(crate) struct Args {
 
 /// Prints the index, an empty line and the hints.
 pub(crate) async fn run(args: Args, context: &Context<'_>) -> Result<(), Problem> {
-    let options = NetworkOptions { ca_file: args.ca_file, ..NetworkOptions::default() };
+    let options =
+        NetworkOptions { ca_file: args.ca_file, netrc: args.netrc, ..NetworkOptions::default() };
     let network = Network::new(&options)
         .map_err(|error| Problem::from_error(Kind::Usage, "network", &error))?;
     let locations: Vec<_> = args.cache.into_iter().map(|location| (location, Some(0))).collect();
     let (caches, errors) = BinaryCache::open_all(&locations, &network).await;
     for error in &errors {
-        let kind = if error.is_unreachable() { Kind::Unreachable } else { Kind::Trust };
-        let problem = Problem::from_error(kind, "cache", error);
+        let problem = error.problem();
         if caches.is_empty() {
             return Err(problem);
         }

@@ -5,148 +5,34 @@
 //! URLs stay below the cache, redirects on its origin. Start at [`BinaryCache::open`].
 
 mod body;
+mod choice;
+mod error;
 mod file;
+mod health;
 mod http;
 mod info;
 mod location;
+mod network;
+mod open;
 mod upload;
 
+use shared::nix::{NarInfo, StorePath, narinfo};
 use std::{path::PathBuf, sync::Arc};
 
-use shared::nix::{
-    NarInfo, StorePath,
-    narinfo::{self, NarInfoError},
-};
-
+pub use crate::net::NetworkError;
 pub use body::{NarBody, NarReader, Pump};
-pub use http::{Network, NetworkError, NetworkOptions};
+pub use error::CacheError;
 pub use info::{CacheInfo, CacheInfoError};
 pub use location::{Location, LocationError, NarUrlError};
+pub use network::{Network, NetworkOptions};
 pub use upload::{CacheWriter, UploadError, Uploaded};
+
+pub(crate) use choice::{Candidates, Verdict};
+use http::HttpCache;
+use network::Record;
 
 /// Longest `nix-cache-info` that is read, in bytes.
 const MAX_INFO_LEN: usize = 64 * 1024;
-
-/// What went wrong with a cache.
-#[derive(Debug, thiserror::Error)]
-pub enum CacheError {
-    /// Where the cache is said to be makes no sense.
-    #[error("cannot use `{location}` as a binary cache")]
-    Location {
-        /// What was given.
-        location: String,
-        /// What is wrong with it.
-        source: LocationError,
-    },
-    /// No answer, or none that ended well, after all tries.
-    #[error("cannot get `{file}` from cache `{cache}`")]
-    Unreachable {
-        /// The cache.
-        cache: String,
-        /// What was asked for.
-        file: String,
-        /// What happened.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// An answer that is neither success nor absence.
-    #[error("cache `{cache}` answers `{file}` with status {status}")]
-    Status {
-        /// The cache.
-        cache: String,
-        /// What was asked for.
-        file: String,
-        /// The status.
-        status: u16,
-    },
-    /// A file of the cache cannot be read.
-    #[error("cannot read `{file}` of cache `{cache}`")]
-    Read {
-        /// The cache.
-        cache: String,
-        /// The file.
-        file: String,
-        /// What happened.
-        source: std::io::Error,
-    },
-    /// More bytes than such a file may have.
-    #[error("cache `{cache}` sends more than {limit} bytes as `{file}`")]
-    TooLong {
-        /// The cache.
-        cache: String,
-        /// What was asked for.
-        file: String,
-        /// How many it may have.
-        limit: usize,
-    },
-    /// Encoded for transport in a way that was not asked for.
-    #[error("cache `{cache}` sends `{file}` with content encoding `{encoding}`")]
-    Encoding {
-        /// The cache.
-        cache: String,
-        /// What was asked for.
-        file: String,
-        /// The encoding.
-        encoding: String,
-    },
-    /// `nix-cache-info` is unusable.
-    #[error("cache `{cache}` is not usable")]
-    Info {
-        /// The cache.
-        cache: String,
-        /// What is wrong with it.
-        source: CacheInfoError,
-    },
-    /// The narinfo of a path cannot be understood.
-    #[error("cache `{cache}` has a bad narinfo for `{path}`")]
-    NarInfo {
-        /// The cache.
-        cache: String,
-        /// The path asked for.
-        path: StorePath,
-        /// What is wrong with it.
-        source: NarInfoError,
-    },
-    /// The narinfo of a path tells of another path.
-    #[error("cache `{cache}` was asked for `{asked}` and tells of `{told}`")]
-    OtherPath {
-        /// The cache.
-        cache: String,
-        /// The path asked for.
-        asked: StorePath,
-        /// The path in the narinfo.
-        told: StorePath,
-    },
-    /// The URL of a NAR leads out of the cache.
-    #[error("cache `{cache}` names `{url}` as a NAR")]
-    NarUrl {
-        /// The cache.
-        cache: String,
-        /// The URL.
-        url: String,
-        /// What is wrong with it.
-        source: NarUrlError,
-    },
-}
-
-impl CacheError {
-    /// Returns whether the cache could not be reached, as opposed to having answered badly.
-    #[must_use]
-    pub fn is_unreachable(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } => true,
-            // A file that is missing is no error, so this is the cache's own folder.
-            Self::Read { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
-            Self::Status { status, .. } => *status >= 500 || *status == 429 || *status == 408,
-            Self::Location { .. }
-            | Self::TooLong { .. }
-            | Self::Encoding { .. }
-            | Self::Info { .. }
-            | Self::NarInfo { .. }
-            | Self::OtherPath { .. }
-            | Self::NarUrl { .. } => false,
-        }
-    }
-}
 
 /// A binary cache that has been opened: it is there, and serves `/nix/store`.
 #[derive(Debug, Clone)]
@@ -154,11 +40,12 @@ pub struct BinaryCache {
     name: Arc<str>,
     transport: Transport,
     info: CacheInfo,
+    record: Record,
 }
 
 #[derive(Debug, Clone)]
 enum Transport {
-    Http(http::HttpCache),
+    Http(HttpCache),
     File(PathBuf),
 }
 
@@ -170,22 +57,41 @@ impl BinaryCache {
     /// # Errors
     /// When the cache cannot be reached, or is one for another store directory.
     pub async fn open(location: &Location, network: &Network) -> Result<Self, CacheError> {
+        let mut cache = Self::unopened(location, network)?;
+        cache.info = cache.read_info().await?;
+        Ok(cache)
+    }
+
+    /// Prepares to ask a cache that nobody spoke to yet.
+    fn unopened(location: &Location, network: &Network) -> Result<Self, CacheError> {
         let name: Arc<str> = location.to_string().into();
+        let record = network.record(&name);
         let transport = match location {
             Location::Http(url) => {
-                Transport::Http(http::HttpCache::new(network, url.clone(), Arc::clone(&name)))
+                let http = HttpCache::new(network, url, Arc::clone(&name), record.clone());
+                let cache = name.to_string();
+                Transport::Http(http.map_err(|source| CacheError::Password { cache, source })?)
             }
             Location::File(folder) => Transport::File(folder.clone()),
         };
-        let mut cache = Self { name, transport, info: CacheInfo::default() };
-        let bytes = cache.small_file("nix-cache-info", MAX_INFO_LEN, Absence::Plain).await?;
-        cache.info = match bytes {
+        Ok(Self { name, transport, info: CacheInfo::default(), record })
+    }
+
+    async fn read_info(&self) -> Result<CacheInfo, CacheError> {
+        let bytes = self.small_file("nix-cache-info", MAX_INFO_LEN, Absence::Plain).await?;
+        match bytes {
             Some(bytes) => CacheInfo::parse(&bytes),
-            None if matches!(cache.transport, Transport::Http(_)) => Ok(CacheInfo::default()),
+            None if matches!(self.transport, Transport::Http(_)) => Ok(CacheInfo::default()),
             None => Err(CacheInfoError::Missing),
         }
-        .map_err(|source| CacheError::Info { cache: cache.name.to_string(), source })?;
-        Ok(cache)
+        .map_err(|source| CacheError::Info { cache: self.name.to_string(), source })
+    }
+
+    /// Lets nobody wait long for this one from now on: others can be asked.
+    fn hurry(&mut self) {
+        if let Transport::Http(http) = &mut self.transport {
+            http.hurry();
+        }
     }
 
     /// Returns where the cache is, as a person may read it: without a password.
@@ -243,31 +149,6 @@ impl BinaryCache {
                 Ok(opened.map(NarBody::file))
             }
         }
-    }
-
-    /// Opens several caches at once; those that cannot be used are told apart, as errors.
-    ///
-    /// Each comes with a priority that outranks the one it claims. The order is that in which to
-    /// ask: by priority, then as given.
-    pub async fn open_all(
-        locations: &[(Location, Option<u32>)],
-        network: &Network,
-    ) -> (Vec<Self>, Vec<CacheError>) {
-        let opened = locations.iter().map(async |(location, priority)| {
-            let mut cache = Self::open(location, network).await?;
-            cache.info.priority = priority.or(cache.info.priority);
-            Ok(cache)
-        });
-        let (mut caches, mut errors) = (Vec::new(), Vec::new());
-        for result in futures_util::future::join_all(opened).await {
-            match result {
-                Ok(cache) => caches.push(cache),
-                Err(error) => errors.push(error),
-            }
-        }
-        // Nix counts a missing priority as 0 too.
-        caches.sort_by_key(|cache: &Self| cache.info.priority.unwrap_or(0));
-        (caches, errors)
     }
 
     fn bad_nar_url(&self, url: &str, source: NarUrlError) -> CacheError {

@@ -13,6 +13,7 @@ mod folder;
 pub mod gc;
 pub mod local;
 pub mod lock;
+pub mod net;
 pub mod profile;
 pub mod space;
 pub mod substitute;

@@ -2,133 +2,28 @@
 //!
 //! Bodies are never decoded: what a server sends is what the narinfo's `Compression` is about.
 
-use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use reqwest::{
-    Client, Response, StatusCode,
+    Response, StatusCode,
     header::{
-        CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE, RETRY_AFTER,
+        AUTHORIZATION, CONTENT_ENCODING, CONTENT_RANGE, DATE, ETAG, HeaderMap, HeaderName,
+        HeaderValue, IF_RANGE, RANGE, RETRY_AFTER,
     },
-    redirect,
 };
 use url::Url;
 
-use super::{Absence, CacheError, location::NarUrlError};
-
-/// Most redirects that are followed for one request.
-const MAX_REDIRECTS: usize = 5;
-/// Longest pause that a server may ask for before the next try.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
-
-/// How to use the network.
-#[derive(Debug, Clone)]
-pub struct NetworkOptions {
-    /// PEM file of certificate authorities to trust beside the system's.
-    pub ca_file: Option<PathBuf>,
-    /// How long a connection may take to come about.
-    pub connect_timeout: Duration,
-    /// How long an answer may stand still, and how long one that is no NAR may take.
-    pub stall_timeout: Duration,
-    /// How often a request is made before its cache counts as unreachable; at least 1.
-    pub attempts: u32,
-    /// The pause before the second try; it doubles, and jitters.
-    pub backoff: Duration,
-}
-
-impl Default for NetworkOptions {
-    fn default() -> Self {
-        Self {
-            ca_file: None,
-            connect_timeout: Duration::from_secs(15),
-            stall_timeout: Duration::from_secs(60),
-            attempts: 4,
-            backoff: Duration::from_millis(250),
-        }
-    }
-}
-
-/// Why the network cannot be used as configured.
-#[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
-    /// The file of certificate authorities is unreadable.
-    #[error("cannot read the certificate authorities in `{}`", .file.display())]
-    CaFile {
-        /// The file.
-        file: PathBuf,
-        /// What happened.
-        source: Box<dyn Error + Send + Sync>,
-    },
-    /// The client cannot be made.
-    #[error("cannot prepare for HTTP")]
-    Client(#[source] reqwest::Error),
-}
-
-/// A client with keep-alive connections, shared by all caches.
-#[derive(Debug, Clone)]
-pub struct Network {
-    client: Client,
-    attempts: u32,
-    backoff: Duration,
-    stall_timeout: Duration,
-}
-
-impl Network {
-    /// Prepares a client.
-    ///
-    /// # Errors
-    /// When the file of certificate authorities is unreadable.
-    pub fn new(options: &NetworkOptions) -> Result<Self, NetworkError> {
-        let builder = || {
-            Client::builder()
-                .user_agent(concat!("shoal/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(options.connect_timeout)
-                .read_timeout(options.stall_timeout)
-                .redirect(redirect::Policy::custom(follow))
-                .referer(false)
-        };
-        let client = match &options.ca_file {
-            Some(file) => builder().tls_certs_merge(read_authorities(file)?).build(),
-            // A machine without any certificates can still use caches over plain HTTP.
-            None => builder().build().or_else(|_| builder().tls_certs_only([]).build()),
-        };
-        Ok(Self {
-            client: client.map_err(NetworkError::Client)?,
-            attempts: options.attempts.max(1),
-            backoff: options.backoff,
-            stall_timeout: options.stall_timeout,
-        })
-    }
-}
-
-fn read_authorities(file: &PathBuf) -> Result<Vec<reqwest::Certificate>, NetworkError> {
-    let refused = |source| NetworkError::CaFile { file: file.clone(), source };
-    let pem = std::fs::read(file).map_err(|error| refused(Box::from(error)))?;
-    let found = reqwest::Certificate::from_pem_bundle(&pem);
-    let found = found.map_err(|error| refused(Box::from(error)))?;
-    if found.is_empty() { Err(refused("there is no certificate in it".into())) } else { Ok(found) }
-}
-
-/// Why a redirect is not followed.
-#[derive(Debug, thiserror::Error)]
-enum RedirectError {
-    #[error("more than {MAX_REDIRECTS} redirects")]
-    TooMany,
-    #[error("redirect to another origin, `{0}`")]
-    OtherOrigin(String),
-}
-
-fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    if attempt.previous().len() > MAX_REDIRECTS {
-        return attempt.error(RedirectError::TooMany);
-    }
-    let origin = attempt.url().origin();
-    // The scheme is part of the origin: this also keeps https from becoming http.
-    if attempt.previous().iter().all(|earlier| earlier.origin() == origin) {
-        return attempt.follow();
-    }
-    attempt.error(RedirectError::OtherOrigin(origin.ascii_serialization()))
-}
+use super::{
+    Absence, CacheError, Location,
+    location::NarUrlError,
+    network::{Haste, Network, Record},
+};
+use crate::net::{NetrcError, Pace, TooSlow, limits, retry_after};
 
 /// One cache on a web server.
 #[derive(Debug, Clone)]
@@ -136,11 +31,28 @@ pub(super) struct HttpCache {
     network: Network,
     base: Url,
     name: Arc<str>,
+    record: Record,
+    haste: Haste,
+    /// Goes to the origin of `base` alone: nothing else is asked, and redirects stay there.
+    authorization: Option<HeaderValue>,
 }
 
 impl HttpCache {
-    pub(super) fn new(network: &Network, base: Url, name: Arc<str>) -> Self {
-        Self { network: network.clone(), base, name }
+    /// Prepares to ask a cache, with the password that there is for it.
+    pub(super) fn new(
+        network: &Network,
+        base: &Url,
+        name: Arc<str>,
+        record: Record,
+    ) -> Result<Self, NetrcError> {
+        let authorization = network.authorization(&Location::Http(base.clone()), base)?;
+        let base = super::location::without_password(base);
+        Ok(Self { network: network.clone(), base, name, record, haste: Haste::None, authorization })
+    }
+
+    /// Lets nobody wait long for this one from now on.
+    pub(super) const fn hurry(&mut self) {
+        self.haste = Haste::OthersCanDoIt;
     }
 
     /// Joins a checked NAR URL to the cache's.
@@ -163,18 +75,21 @@ impl HttpCache {
         let url = self.base.join(file).map_err(|error| self.unreachable(file, error))?;
         let mut attempt = 1;
         loop {
-            let deadline = Some(self.network.stall_timeout);
+            let deadline = Some(self.network.options.small_file_timeout);
             let question =
                 Question { url: &url, file, absence, headers: HeaderMap::new(), deadline };
             let Some(mut response) = self.get(question).await? else { return Ok(None) };
             self.refuse_encoding(&response, file)?;
             match read_capped(&mut response, limit).await {
-                Ok(Some(bytes)) => return Ok(Some(bytes)),
+                Ok(Some(bytes)) => {
+                    self.network.bandwidth.take(bytes.len()).await;
+                    return Ok(Some(bytes));
+                }
                 Ok(None) => {
                     let (cache, file) = (self.name.to_string(), file.to_owned());
                     return Err(CacheError::TooLong { cache, file, limit });
                 }
-                Err(error) if attempt >= self.network.attempts => {
+                Err(error) if attempt >= self.network.attempts(self.haste) => {
                     return Err(self.unreachable(file, error));
                 }
                 Err(_) => self.pause(attempt, None).await,
@@ -192,7 +107,9 @@ impl HttpCache {
             headers: HeaderMap::new(),
             deadline: None,
         };
+        let asked = Instant::now();
         let Some(response) = self.get(question).await? else { return Ok(None) };
+        let head = asked.elapsed();
         self.refuse_encoding(&response, file)?;
         // A weak validator does not promise the same bytes.
         let validator = response.headers().get(ETAG).cloned();
@@ -205,30 +122,44 @@ impl HttpCache {
             received: 0,
             validator,
             interruptions: 0,
+            pace: self.network.pace(self.haste),
+            head,
+            waited: Duration::ZERO,
         }))
     }
 
     /// Asks until there is a final answer; nothing means absent.
     async fn get(&self, question: Question<'_>) -> Result<Option<Response>, CacheError> {
-        let Question { url, file, absence, headers, deadline } = question;
+        let Question { url, file, absence, mut headers, deadline } = question;
+        headers.extend(self.authorization.iter().map(|it| (AUTHORIZATION, it.clone())));
         let mut attempt = 1;
         loop {
             let mut request = self.network.client.get(url.clone()).headers(headers.clone());
             if let Some(deadline) = deadline {
                 request = request.timeout(deadline);
             }
-            let last = attempt >= self.network.attempts;
-            match request.send().await {
+            let last = attempt >= self.network.attempts(self.haste);
+            let patience = self.network.options.header_timeout;
+            let Ok(sent) = tokio::time::timeout(patience, request.send()).await else {
+                let late = NoAnswer(patience);
+                if last {
+                    return Err(self.unreachable(file, late));
+                }
+                self.pause(attempt, None).await;
+                attempt += 1;
+                continue;
+            };
+            match sent {
                 Ok(response) if response.status().is_success() => return Ok(Some(response)),
                 Ok(response) if is_absent(response.status(), absence) => return Ok(None),
-                Ok(response) if last || !is_transient(response.status()) => {
-                    return Err(CacheError::Status {
-                        cache: self.name.to_string(),
-                        file: file.to_owned(),
-                        status: response.status().as_u16(),
-                    });
+                Ok(response) => {
+                    let asked = asked_pause(&response);
+                    let too_long = asked.is_some_and(|asked| asked > self.longest_wait());
+                    if last || too_long || !is_transient(response.status()) {
+                        return Err(self.status(file, response.status(), asked));
+                    }
+                    self.pause(attempt, asked).await;
                 }
-                Ok(response) => self.pause(attempt, retry_after(&response)).await,
                 Err(error) if last || error.is_redirect() || error.is_builder() => {
                     return Err(self.unreachable(file, error.without_url()));
                 }
@@ -238,10 +169,25 @@ impl HttpCache {
         }
     }
 
+    /// Returns the longest pause that the server may ask for.
+    const fn longest_wait(&self) -> Duration {
+        match self.haste {
+            Haste::None => limits::MAX_RETRY_AFTER,
+            Haste::OthersCanDoIt => limits::MAX_HASTY_WAIT,
+        }
+    }
+
     async fn pause(&self, attempt: u32, asked: Option<Duration>) {
-        let doubled = self.network.backoff.saturating_mul(1 << attempt.saturating_sub(1).min(6));
-        let jittered = doubled.mul_f64(rand::random_range(1.0..1.5));
-        tokio::time::sleep(asked.unwrap_or(jittered).min(MAX_RETRY_AFTER)).await;
+        tokio::time::sleep(asked.unwrap_or_else(|| self.network.backoff(attempt))).await;
+    }
+
+    fn status(&self, file: &str, status: StatusCode, pause: Option<Duration>) -> CacheError {
+        CacheError::Status {
+            cache: self.name.to_string(),
+            file: file.to_owned(),
+            status: status.as_u16(),
+            pause,
+        }
     }
 
     fn refuse_encoding(&self, response: &Response, file: &str) -> Result<(), CacheError> {
@@ -291,10 +237,16 @@ fn is_transient(status: StatusCode) -> bool {
     code == 408 || code == 429 || (status.is_server_error() && !final_errors.contains(&code))
 }
 
-fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds))
+/// Returns the pause that an answer asks for.
+fn asked_pause(response: &Response) -> Option<Duration> {
+    let header = |name: HeaderName| response.headers().get(name)?.to_str().ok();
+    retry_after(header(RETRY_AFTER)?, header(DATE), jiff::Timestamp::now())
 }
+
+/// The head of an answer did not come.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {} s", .0.as_secs())]
+struct NoAnswer(Duration);
 
 /// Returns nothing if there are more than `limit` bytes.
 async fn read_capped(
@@ -321,27 +273,65 @@ pub(super) struct Body {
     received: u64,
     validator: Option<HeaderValue>,
     interruptions: u32,
+    /// The rate that it must keep, if it must.
+    pace: Option<Pace>,
+    /// How long its head took.
+    head: Duration,
+    /// How long we waited for its bytes.
+    waited: Duration,
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let mut health = self.cache.record.lock();
+        health.measured(self.head, self.waited, self.received, Instant::now());
+    }
+}
+
+/// Why a body ends early.
+#[derive(Debug, thiserror::Error)]
+enum BrokenOff {
+    #[error(transparent)]
+    Connection(reqwest::Error),
+    #[error(transparent)]
+    TooSlow(#[from] TooSlow),
 }
 
 impl Body {
     /// Returns the next bytes, or nothing at the end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, CacheError> {
         loop {
-            match self.response.chunk().await {
+            let asked = Instant::now();
+            let chunk = self.response.chunk().await;
+            let waited = asked.elapsed();
+            self.waited += waited;
+            match chunk {
                 Ok(Some(chunk)) => {
                     self.received += chunk.len() as u64;
+                    self.keep_pace(chunk.len(), waited)?;
+                    self.cache.network.bandwidth.take(chunk.len()).await;
                     return Ok(Some(chunk));
                 }
                 Ok(None) => return Ok(None),
-                Err(error) => self.resume(error.without_url()).await?,
+                Err(error) => {
+                    self.keep_pace(0, waited)?;
+                    self.resume(BrokenOff::Connection(error.without_url())).await?;
+                }
             }
         }
     }
 
+    /// Fails if it comes so slowly that somebody else is to be asked.
+    fn keep_pace(&mut self, bytes: usize, waited: Duration) -> Result<(), CacheError> {
+        let Some(pace) = &mut self.pace else { return Ok(()) };
+        let kept = pace.note(bytes, waited).map_err(BrokenOff::from);
+        kept.map_err(|error| self.cache.unreachable(&self.file, error))
+    }
+
     /// Asks for what is missing, if the server can promise that it is of the same file.
-    async fn resume(&mut self, error: reqwest::Error) -> Result<(), CacheError> {
+    async fn resume(&mut self, error: BrokenOff) -> Result<(), CacheError> {
         self.interruptions += 1;
-        let again = self.interruptions < self.cache.network.attempts;
+        let again = self.interruptions < self.cache.network.attempts(self.cache.haste);
         let Some(validator) = self.validator.clone().filter(|_| again) else {
             return Err(self.cache.unreachable(&self.file, error));
         };

@@ -11,7 +11,7 @@ use url::Url;
 const MAX_NAR_URL_LEN: usize = 1024;
 
 /// Where a binary cache is; prints without a password.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Location {
     /// A web server; the URL ends with a slash.
     Http(Url),
@@ -90,15 +90,25 @@ impl fmt::Display for Location {
                 Ok(url) => f.write_str(url.as_str().trim_end_matches('/')),
                 Err(()) => write!(f, "file://{}", folder.display()),
             },
-            Self::Http(url) => {
-                let mut url = url.clone();
-                // Both only fail for URLs without a host, which a Location never is.
-                let _ = url.set_password(None);
-                let _ = url.set_username("");
-                f.write_str(url.as_str().trim_end_matches('/'))
-            }
+            Self::Http(url) => f.write_str(without_password(url).as_str().trim_end_matches('/')),
         }
     }
+}
+
+/// As it prints: a password must not get into a log by `{:?}` either.
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Location({self})")
+    }
+}
+
+/// Returns a URL without the name and password of a user.
+pub(super) fn without_password(url: &Url) -> Url {
+    let mut url = url.clone();
+    // Both only fail for URLs without a host, which a Location never is.
+    let _ = url.set_password(None);
+    let _ = url.set_username("");
+    url
 }
 
 impl std::str::FromStr for Location {
@@ -163,6 +173,8 @@ mod tests {
         let display = |text: &str| Location::parse(text).map(|location| location.to_string());
         assert_eq!(display("https://c.example/a"), Ok("https://c.example/a".to_owned()));
         assert_eq!(display("http://u:p@c.example"), Ok("http://c.example".to_owned()));
+        let debug = format!("{:?}", Location::parse("http://u:p@c.example"));
+        assert!(!debug.contains("u:p"), "{debug}");
         assert_eq!(display("file:///srv/cache"), Ok("file:///srv/cache".to_owned()));
         assert_eq!(display("/srv/cache"), Ok("file:///srv/cache".to_owned()));
         assert_eq!(display("/srv/my cache/"), Ok("file:///srv/my%20cache".to_owned()));

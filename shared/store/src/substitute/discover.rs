@@ -16,7 +16,10 @@ use shared::{
 };
 
 use super::{Event, Fault, FaultCause, Observer, Sources, SubstituteError, blocking};
-use crate::{cache::BinaryCache, local::LocalStore};
+use crate::{
+    cache::{BinaryCache, Candidates, Verdict},
+    local::LocalStore,
+};
 
 /// Narinfos that are asked for at the same time.
 const REQUESTS: usize = 24;
@@ -149,11 +152,16 @@ async fn ask_caches<'a>(
     sources: &'a Sources,
 ) -> Result<(&'a BinaryCache, NarInfo), SubstituteError> {
     let mut faults = Vec::new();
-    for cache in &sources.caches {
-        match ask_cache(path, cache, &sources.trusted).await {
-            Ok(narinfo) => return Ok((cache, narinfo)),
+    let mut candidates = Candidates::new(&sources.caches);
+    while let Some(asked) = candidates.next() {
+        match ask_cache(path, &asked.cache, &sources.trusted).await {
+            Ok(narinfo) => {
+                asked.went(Verdict::Answered);
+                return Ok((asked.original, narinfo));
+            }
             Err(cause) => {
-                let (cache, path) = (cache.name().to_owned(), path.clone());
+                asked.went(cause.verdict());
+                let (cache, path) = (asked.cache.name().to_owned(), path.clone());
                 faults.push(Fault { cache, path, cause });
             }
         }
@@ -168,6 +176,6 @@ async fn ask_cache(
 ) -> Result<NarInfo, FaultCause> {
     let narinfo = cache.narinfo(path).await.map_err(FaultCause::Cache)?;
     let narinfo = narinfo.ok_or(FaultCause::Absent)?;
-    narinfo.info.voucher(trusted).map_err(FaultCause::Untrusted)?;
+    narinfo.info.voucher(trusted).map_err(|why| FaultCause::untrusted(why, trusted))?;
     Ok(narinfo)
 }

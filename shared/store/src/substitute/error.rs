@@ -5,12 +5,12 @@ use std::{error::Error, fmt::Write as _, path::PathBuf};
 use shared::{
     closure::ClosureError,
     human,
-    nix::{Sha256, StorePath, path_info::Untrusted},
+    nix::{Sha256, StorePath, TrustedKeys, path_info::Untrusted},
     problem::{Kind, Problem},
 };
 
 use crate::{
-    cache::CacheError,
+    cache::{CacheError, Verdict},
     disk::{self, Disk},
     local::{ImportError, LocalStore, LocalStoreError},
     space::{Lack, Space},
@@ -207,6 +207,12 @@ fn left(free: &Space) -> String {
     format!(": {}{inodes} left", human::size(free.bytes))
 }
 
+/// Returns what the cache did that broke an archive off.
+fn interruption(error: &ImportError) -> Option<&CacheError> {
+    let ImportError::Source { source, .. } = error else { return None };
+    source.get_ref()?.downcast_ref()
+}
+
 /// A cache that failed or lied about a path.
 #[derive(Debug, thiserror::Error)]
 #[error("cache `{cache}` did not deliver `{path}`")]
@@ -247,9 +253,6 @@ pub enum FaultCause {
         /// The NAR.
         url: String,
     },
-    /// It failed too often, and is not asked again.
-    #[error("it could not be reached before")]
-    Down,
     /// It could not be reached, or answered nonsense.
     #[error(transparent)]
     Cache(CacheError),
@@ -262,10 +265,16 @@ pub enum FaultCause {
         told: String,
         /// What the closure says.
         wanted: String,
+        /// Whether somebody we trust vouches for what the cache has: then it is another build of
+        /// the same path, and no lie.
+        vouched: bool,
     },
     /// Nobody whom we trust vouches for what it has.
     #[error(transparent)]
     Untrusted(Untrusted),
+    /// What it has is signed in the name of a key that we trust, but not by that key.
+    #[error("it has a signature that the trusted key of that name did not make")]
+    Forged(#[source] Untrusted),
     /// The archive broke off on its way.
     #[error("its archive broke off")]
     Interrupted(#[source] Box<ImportError>),
@@ -275,16 +284,30 @@ pub enum FaultCause {
 }
 
 impl FaultCause {
+    /// Tells apart what strangers signed and what somebody signed in the name of a trusted key.
+    pub(super) fn untrusted(why: Untrusted, trusted: &TrustedKeys) -> Self {
+        let is_forged = match &why {
+            Untrusted::UnknownSigners { signers, .. } => {
+                trusted.names().any(|name| signers.contains(&format!("`{name}`")))
+            }
+            Untrusted::ContentAddress { .. }
+            | Untrusted::Impossible { .. }
+            | Untrusted::Unsigned { .. } => false,
+        };
+        if is_forged { Self::Forged(why) } else { Self::Untrusted(why) }
+    }
+
     /// Returns whether the cache could not be reached.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         match self {
             Self::Cache(error) => error.is_unreachable(),
-            Self::Down | Self::Interrupted(_) => true,
+            Self::Interrupted(_) => true,
             Self::Absent
             | Self::NarAbsent { .. }
             | Self::Differs { .. }
             | Self::Untrusted(_)
+            | Self::Forged(_)
             | Self::Refused(_) => false,
         }
     }
@@ -294,14 +317,33 @@ impl FaultCause {
     pub fn is_lie(&self) -> bool {
         match self {
             Self::Cache(error) => !error.is_unreachable(),
-            Self::Differs { .. } | Self::Untrusted(_) | Self::Refused(_) => true,
-            Self::Absent | Self::NarAbsent { .. } | Self::Down | Self::Interrupted(_) => false,
+            Self::Differs { .. } | Self::Untrusted(_) | Self::Forged(_) | Self::Refused(_) => true,
+            Self::Absent | Self::NarAbsent { .. } | Self::Interrupted(_) => false,
+        }
+    }
+
+    /// Returns what it says of the cache.
+    pub(crate) fn verdict(&self) -> Verdict {
+        match self {
+            Self::Cache(error) => error.verdict(),
+            Self::Interrupted(error) => {
+                interruption(error).map_or(Verdict::Unreachable(None), CacheError::verdict)
+            }
+            Self::Differs { vouched: false, .. }
+            | Self::Untrusted(Untrusted::ContentAddress { .. } | Untrusted::Impossible { .. })
+            | Self::Forged(_)
+            | Self::Refused(_) => Verdict::Lied,
+            // What others built and signed is no lie.
+            Self::Absent
+            | Self::NarAbsent { .. }
+            | Self::Differs { vouched: true, .. }
+            | Self::Untrusted(_) => Verdict::Answered,
         }
     }
 
     /// Returns whether the cache is to blame, rather than merely without the path.
     #[must_use]
     pub const fn is_blame(&self) -> bool {
-        !matches!(self, Self::Absent | Self::Down)
+        !matches!(self, Self::Absent)
     }
 }

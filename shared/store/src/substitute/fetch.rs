@@ -4,7 +4,7 @@ use std::{
     io::{self, Read},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -14,14 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Event, Fault, FaultCause, Limits, Observer, Sources, SubstituteError, offer::Offer};
 use crate::{
-    cache::{BinaryCache, CacheError, NarBody, NarReader},
+    cache::{BinaryCache, CacheError, Candidates, NarBody, NarReader, Verdict},
     decompress::decoder,
     disk::Guard,
     local::{ImportError, LocalStore, PathLocks},
 };
 
-/// After so many failures in a row a cache is left alone for the rest of the run.
-const PATIENCE: u32 = 3;
 /// NARs above this size are asked for only once a decoder is free: no server has to hold a
 /// connection that stands still. Smaller ones mostly fit into what is buffered meanwhile.
 const LARGE: u64 = 16 * 1024 * 1024;
@@ -36,7 +34,6 @@ pub(super) struct Run {
     locks: Arc<PathLocks>,
     guard: Arc<Guard>,
     decoders: Arc<Semaphore>,
-    failures: Vec<AtomicU32>,
     cancelled: CancellationToken,
     faults: Mutex<Vec<Fault>>,
 }
@@ -78,7 +75,6 @@ impl Run {
             locks,
             guard: Arc::new(guard),
             decoders: Arc::new(Semaphore::new(limits.decoders.max(1))),
-            failures: sources.caches.iter().map(|_| AtomicU32::new(0)).collect(),
             cancelled: CancellationToken::new(),
             faults: Mutex::default(),
         }
@@ -97,16 +93,13 @@ impl Run {
     /// Fetches one path from the first cache that delivers it.
     pub(super) async fn fetch(&self, entry: ClosureEntry<'_>) -> Result<PathInfo, SubstituteError> {
         let mut faults = Vec::new();
-        for (cache, failures) in self.sources.caches.iter().zip(&self.failures) {
-            let result = if failures.load(Ordering::Relaxed) >= PATIENCE {
-                Err(Failure::Cache(FaultCause::Down))
-            } else {
-                self.fetch_from(cache, &entry).await
-            };
-            let cause = match result {
+        let mut candidates = Candidates::new(&self.sources.caches);
+        while let Some(asked) = candidates.next() {
+            let cause = match self.fetch_from(&asked.cache, &entry).await {
                 Ok(info) => {
-                    failures.store(0, Ordering::Relaxed);
-                    (self.observer)(Event::Finished { path: entry.path(), cache: cache.name() });
+                    asked.went(Verdict::Delivered);
+                    let cache = asked.cache.name();
+                    (self.observer)(Event::Finished { path: entry.path(), cache });
                     self.remember(faults);
                     return Ok(info);
                 }
@@ -116,10 +109,8 @@ impl Run {
             if self.cancelled.is_cancelled() {
                 return Err(SubstituteError::GivenUp);
             }
-            if cause.is_unreachable() {
-                failures.fetch_add(1, Ordering::Relaxed);
-            }
-            let cache = cache.name().to_owned();
+            asked.went(cause.verdict());
+            let cache = asked.cache.name().to_owned();
             let fault = Fault { cache, path: entry.path().clone(), cause };
             if fault.cause.is_blame() {
                 (self.observer)(Event::Faulty(&fault));

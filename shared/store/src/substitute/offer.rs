@@ -54,6 +54,7 @@ impl Offer {
             field,
             told: told.to_string(),
             wanted: wanted.to_string(),
+            vouched: narinfo.info.voucher(trusted).is_ok(),
         };
         if told.nar_hash != wanted.nar_hash {
             return Err(differs("NarHash", &told.nar_hash, &wanted.nar_hash));
@@ -71,7 +72,7 @@ impl Offer {
             };
             return Err(differs("References", &told, &wanted));
         }
-        told.voucher(trusted).map_err(FaultCause::Untrusted)?;
+        told.voucher(trusted).map_err(|why| FaultCause::untrusted(why, trusted))?;
         Ok(Self { info: narinfo.info, url: narinfo.url, compression: narinfo.compression })
     }
 }

@@ -98,3 +98,50 @@ async fn what_is_there_already_stays_there_until_the_rest_has_come() {
     assert_eq!(collecting.await.unwrap().paths, 0);
     assert_eq!(plan(&store, &discovered.closures).unwrap().valid, 1);
 }
+
+#[test]
+fn a_cache_lies_by_bytes_and_forged_signatures_and_not_by_what_others_signed() {
+    use crate::cache::{CacheError, Verdict};
+    use shared::nix::{SecretKey, TrustedKeys};
+    let key = SecretKey::from_seed("a-1", &[1; 32]).unwrap();
+    let stranger = SecretKey::from_seed("b-1", &[2; 32]).unwrap();
+    let trusted = TrustedKeys::from_iter([key.public()]);
+    let refused = |signers: &[&SecretKey], size| {
+        let mut signed = info(0, size, &[]);
+        signers.iter().for_each(|key| signed.sign(key));
+        signed.nar_size = 7;
+        FaultCause::untrusted(signed.voucher(&trusted).unwrap_err(), &trusted)
+    };
+    let check = |cause: FaultCause, verdict| assert_eq!(cause.verdict(), verdict, "{cause:?}");
+    check(refused(&[], 7), Verdict::Answered);
+    check(refused(&[&stranger], 7), Verdict::Answered);
+    // A good signature, but of another size.
+    check(refused(&[&key], 8), Verdict::Lied);
+    let differs = |vouched| FaultCause::Differs {
+        field: "NarHash",
+        told: String::new(),
+        wanted: String::new(),
+        vouched,
+    };
+    check(differs(true), Verdict::Answered);
+    check(differs(false), Verdict::Lied);
+    check(FaultCause::Absent, Verdict::Answered);
+    check(FaultCause::NarAbsent { url: "nar/x".to_owned() }, Verdict::Answered);
+
+    let pause = Some(std::time::Duration::from_secs(7));
+    let status = |status| {
+        let (cache, file) = ("c".to_owned(), "f".to_owned());
+        CacheError::Status { cache, file, status, pause }
+    };
+    check(FaultCause::Cache(status(429)), Verdict::Unreachable(pause));
+    check(FaultCause::Cache(status(403)), Verdict::Answered);
+    let broke_off = |error| {
+        let source = std::io::Error::other(error);
+        let error = crate::local::ImportError::Source { path: path(0), source };
+        FaultCause::Interrupted(Box::new(error))
+    };
+    check(broke_off(status(503)), Verdict::Unreachable(pause));
+    let (cache, file) = ("c".to_owned(), "f".to_owned());
+    let too_long = CacheError::TooLong { cache, file, limit: 1 };
+    check(broke_off(too_long), Verdict::Lied);
+}

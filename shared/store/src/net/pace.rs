@@ -1,0 +1,68 @@
+//! How fast an answer comes, and whether that is too slow to be one.
+
+use std::time::Duration;
+
+/// The rate that an answer must have, measured over the time that we wait for it: time in which
+/// we ourselves read nothing, because the disk is slow or a cap holds, says nothing of a server.
+#[derive(Debug, Clone)]
+pub(crate) struct Pace {
+    /// Bytes per second.
+    rate: u64,
+    window: Duration,
+    waited: Duration,
+    bytes: u64,
+}
+
+/// Too few bytes came in too long a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it sent {bytes} bytes in {} s, and others may be faster", .waited.as_secs())]
+pub(crate) struct TooSlow {
+    bytes: u64,
+    waited: Duration,
+}
+
+impl Pace {
+    pub(crate) const fn new(rate: u64, window: Duration) -> Self {
+        Self { rate, window, waited: Duration::ZERO, bytes: 0 }
+    }
+
+    /// Notes what came after a wait; an error at the end of each window that had too little.
+    pub(crate) fn note(&mut self, bytes: usize, waited: Duration) -> Result<(), TooSlow> {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        self.waited = self.waited.saturating_add(waited);
+        if self.waited < self.window {
+            return Ok(());
+        }
+        let (bytes, waited) = (self.bytes, self.waited);
+        (self.bytes, self.waited) = (0, Duration::ZERO);
+        // In whole seconds: this is no matter of fractions.
+        let needed = self.rate.saturating_mul(waited.as_secs());
+        if bytes < needed { Err(TooSlow { bytes, waited }) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_drip_is_too_slow_at_the_end_of_the_window_and_not_before() {
+        let mut pace = Pace::new(1024, 30 * SECOND);
+        for _ in 0..29 {
+            assert_eq!(pace.note(1000, SECOND), Ok(()));
+        }
+        assert_eq!(pace.note(1000, SECOND), Err(TooSlow { bytes: 30_000, waited: 30 * SECOND }));
+    }
+
+    #[test]
+    fn what_comes_without_a_wait_counts_and_a_pause_of_ours_does_not() {
+        let mut pace = Pace::new(1024, 30 * SECOND);
+        for _ in 0..1000 {
+            assert_eq!(pace.note(1, Duration::ZERO), Ok(()), "we read as slowly as we like");
+        }
+        assert_eq!(pace.note(30 * 1024, 30 * SECOND), Ok(()));
+        assert!(pace.note(0, 30 * SECOND).is_err(), "each window stands for itself");
+    }
+}
