@@ -25,7 +25,7 @@ use std::{
 };
 
 pub use host::{Builder, Host};
-pub use nix::Nix;
+pub use nix::{Daemon, Nix};
 pub use process::{Ran, Service, bin, python, run, run_with_input, shoal, tool};
 pub use proxy::Proxy;
 pub use random::Random;

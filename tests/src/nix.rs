@@ -11,7 +11,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::process::{Ran, run, tool};
+use crate::process::{Ran, Service, run, tool};
 
 /// A store of real Nix: `local?root=ROOT`.
 #[derive(Debug)]
@@ -19,6 +19,13 @@ pub struct Nix {
     root: PathBuf,
     /// Home, configuration and caches of Nix.
     home: TempDir,
+}
+
+/// A running `nix-daemon`; ends with the value.
+#[derive(Debug)]
+pub struct Daemon {
+    _service: Service,
+    socket: PathBuf,
 }
 
 impl Nix {
@@ -30,7 +37,8 @@ impl Nix {
     pub fn at(root: &Path) -> Self {
         let home = crate::scratch();
         let config = "build-users-group =\nsandbox = false\nsubstituters =\n\
-            trusted-public-keys =\nexperimental-features = nix-command\nconnect-timeout = 5\n";
+            trusted-public-keys =\nexperimental-features = nix-command\nconnect-timeout = 5\n\
+            trusted-users = *\n";
         fs::create_dir(home.path().join("conf")).unwrap();
         fs::write(home.path().join("conf/nix.conf"), config).unwrap();
         Self { root: root.to_owned(), home }
@@ -54,13 +62,38 @@ impl Nix {
     /// Returns `program` ready to work on this store; it takes further arguments.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
+        self.prepare(program, &format!("local?root={}", self.root.display()))
+    }
+
+    fn prepare(&self, program: &str, store: &str) -> Command {
         let home = self.home.path();
         let mut command = tool(program);
         command.env("HOME", home);
         command.env("NIX_CONF_DIR", home.join("conf"));
         command.env("NIX_USER_CONF_FILES", home.join("none"));
-        command.args(["--store", &format!("local?root={}", self.root.display())]);
+        command.args(["--store", store]);
         command
+    }
+
+    /// Starts a `nix-daemon` for this store.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    #[track_caller]
+    pub fn daemon(&self) -> Daemon {
+        let socket = self.home.path().join("socket");
+        let mut command = self.command("nix-daemon");
+        command.env("NIX_DAEMON_SOCKET_PATH", &socket);
+        let service = Service::start_until(&mut command, || socket.exists());
+        Daemon { _service: service, socket }
+    }
+
+    /// Returns `program` ready to have `daemon` work on this store; it takes further arguments.
+    #[must_use]
+    pub fn command_through(&self, daemon: &Daemon, program: &str) -> Command {
+        let (socket, root) = (daemon.socket.display(), self.root.display());
+        self.prepare(program, &format!("unix://{socket}?root={root}"))
     }
 
     /// Runs `nix-store` with these arguments.

@@ -36,7 +36,7 @@ fn script(both: &Both, script: &str, more: &[(&str, &str)]) -> Ran {
 }
 
 /// Returns the names in the store directory, without that of the links.
-fn names(root: &Path) -> Vec<String> {
+pub(crate) fn names(root: &Path) -> Vec<String> {
     let entries = fs::read_dir(root.join("nix/store")).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<_> = names.filter(|name| name != ".links").collect();

@@ -8,6 +8,8 @@ mod agent;
 #[cfg(test)]
 mod attacks;
 #[cfg(test)]
+mod beside;
+#[cfg(test)]
 mod caches;
 #[cfg(test)]
 mod converge;

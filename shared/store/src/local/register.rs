@@ -58,14 +58,15 @@ impl LocalStore {
         rustix::fs::syncfs(&writer.store_dir)
             .map_err(|errno| io_error("sync", &self.layout.store_dir)(errno.into()))?;
         hear(Step::Synced);
-        let mut database = self.database();
-        let transaction = database
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(failed(ACTION))?;
-        insert(&transaction, infos, &outputs)?;
-        hear(Step::Inserted);
-        transaction.commit().map_err(failed(ACTION))?;
+        self.ask(|database| {
+            let transaction = database
+                .connection
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .map_err(failed(ACTION))?;
+            insert(&transaction, infos, &outputs)?;
+            hear(Step::Inserted);
+            transaction.commit().map_err(failed(ACTION))
+        })?;
         hear(Step::Committed);
         Ok(())
     }
