@@ -10,6 +10,7 @@
     reason = "a harness fails its story by a panic with the reason"
 )]
 
+pub mod disk;
 pub mod host;
 pub mod nix;
 pub mod process;
@@ -24,6 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use disk::SmallDisk;
 pub use host::{Builder, Host};
 pub use nix::{Daemon, Nix};
 pub use process::{Ran, Service, bin, python, run, run_with_input, shoal, tool};

@@ -38,6 +38,8 @@ mod second_reader;
 #[cfg(test)]
 mod signers;
 #[cfg(test)]
+mod small_disk;
+#[cfg(test)]
 mod substitution;
 #[cfg(test)]
 mod tls;

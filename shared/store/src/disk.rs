@@ -28,6 +28,15 @@ pub fn is_full(error: &(dyn Error + 'static)) -> bool {
         })
 }
 
+/// Says of a full disk how much is left of what: without inodes, the kernel speaks of space, too.
+pub(crate) fn with_what_is_left(error: io::Error, folder: &Path) -> io::Error {
+    let lacks_room = is_full(&error) && error.raw_os_error().is_some();
+    match Disk::of(folder).and_then(|disk| disk.free()) {
+        Ok(free) if lacks_room => io::Error::new(error.kind(), format!("{error}; {free} are left")),
+        Ok(_) | Err(_) => error,
+    }
+}
+
 /// Returns whether there are too few file descriptors, here or on the whole machine.
 #[must_use]
 pub fn lacks_files(error: &(dyn Error + 'static)) -> bool {
@@ -71,6 +80,11 @@ impl Disk {
     /// Returns the size of its blocks.
     pub(crate) fn block_size(&self) -> io::Result<u64> {
         Ok(self.statvfs()?.block_size)
+    }
+
+    /// Returns the floor that leaves `min_free` bytes of it.
+    pub(crate) fn floor(&self, min_free: u64) -> io::Result<Floor> {
+        Ok(Floor::new(min_free, self.statvfs()?.inodes))
     }
 
     /// Returns whether both are the same file system.
@@ -195,9 +209,18 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_says_what_is_left_and_other_failures_stay_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let full = with_what_is_left(Errno::NOSPC.into(), folder.path());
+        assert!(full.to_string().ends_with(" are left") && is_full(&full), "{full}");
+        let other = with_what_is_left(Errno::IO.into(), folder.path());
+        assert_eq!(other.raw_os_error(), Some(Errno::IO.raw_os_error()));
+    }
+
+    #[test]
     fn a_guard_without_a_floor_lets_everything_through() {
         let folder = tempfile::tempdir().unwrap();
-        let guard = Guard::new(Disk::of(folder.path()).unwrap(), Floor::new(0)).unwrap();
+        let guard = Guard::new(Disk::of(folder.path()).unwrap(), Floor::default()).unwrap();
         for guard in [guard, Guard::none()] {
             guard.bytes(usize::MAX).unwrap();
             guard.node().unwrap();
@@ -209,10 +232,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let disk = Disk::of(folder.path()).unwrap();
         let free = disk.free().unwrap();
-        let low = Guard::new(Disk::of(folder.path()).unwrap(), Floor::new(1)).unwrap();
+        let low = Guard::new(Disk::of(folder.path()).unwrap(), Floor::new(1, 0)).unwrap();
         low.bytes(1).unwrap();
         low.node().unwrap();
-        let high = Guard::new(disk, Floor::new(free.bytes.saturating_mul(2))).unwrap();
+        let high = Guard::new(disk, Floor::new(free.bytes.saturating_mul(2), 0)).unwrap();
         for error in [high.bytes(1).unwrap_err(), high.node().unwrap_err()] {
             assert_eq!(error.kind(), io::ErrorKind::StorageFull);
             let lack = error.get_ref().and_then(|inner| inner.downcast_ref::<Lack>()).unwrap();

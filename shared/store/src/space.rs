@@ -18,7 +18,8 @@ const TEMP_ROOT: u64 = 256;
 /// What a guard keeps clear of a floor: pieces that other threads were granted and have not yet
 /// written, and the file system's own maps of what is written.
 const MARGIN: Space = Space { bytes: 1024 * 1024, inodes: 16 };
-/// Inodes that stay free where bytes must: a host without them cannot make a single file.
+/// Inodes that stay free where bytes must, or a hundredth of all if that is less: a host without
+/// them cannot make a single file.
 const MIN_FREE_INODES: u64 = 1000;
 /// Most that a guard grants before it asks the file system again; somebody else may fill it.
 const GRANT: Space = Space { bytes: 1024 * 1024, inodes: 256 };
@@ -78,6 +79,18 @@ impl Space {
     }
 }
 
+/// Told as `1.0 MiB and 3 inodes`; without inodes where they have no limit.
+impl fmt::Display for Space {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", human::size(self.bytes))?;
+        let inodes = usize::try_from(self.inodes).unwrap_or(usize::MAX);
+        if self.inodes == u64::MAX {
+            return Ok(());
+        }
+        write!(f, " and {}", human::count(inodes, "inode"))
+    }
+}
+
 /// The fields of `statvfs(2)` that matter here.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Statvfs {
@@ -132,13 +145,10 @@ pub(crate) struct Floor {
 }
 
 impl Floor {
-    /// Makes a floor of so many bytes; none at all for 0.
-    pub(crate) const fn new(min_free: u64) -> Self {
-        let inodes = if min_free == 0 { 0 } else { MIN_FREE_INODES };
-        Self {
-            min_free: Space { bytes: min_free, inodes },
-            promised: Space { bytes: 0, inodes: 0 },
-        }
+    /// Makes a floor of so many bytes, on a file system of so many inodes; none at all for 0.
+    pub(crate) fn new(min_free: u64, inodes: u64) -> Self {
+        let inodes = if min_free == 0 { 0 } else { MIN_FREE_INODES.min(inodes / 100) };
+        Self { min_free: Space { bytes: min_free, inodes }, promised: Space::default() }
     }
 
     /// Keeps this clear as well.

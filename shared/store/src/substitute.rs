@@ -189,8 +189,6 @@ pub async fn run(
                 finish(&store, &arrived, &observer)
             }
             Some(error) => {
-                // Seen before anything is removed.
-                let error = error.on_disk_of(&store);
                 keep_what_is_whole(&store, &planned, arrived, &error, &observer);
                 Err(error)
             }
@@ -263,12 +261,12 @@ fn finish(
     observer: &Observer,
 ) -> Result<(), SubstituteError> {
     let registered = store.register_in_steps(arrived, &|step| observer(Event::Reached(step)));
-    // How full the disk is is seen before anything is removed.
-    registered.map_err(|error| SubstituteError::from(error).on_disk_of(store)).inspect_err(|_| {
+    if registered.is_err() {
         for info in arrived {
             remove(store, &info.path);
         }
-    })
+    }
+    Ok(registered?)
 }
 
 /// Makes those of the `arrived` valid that have everything they refer to, and removes the others.

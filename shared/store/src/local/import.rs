@@ -198,7 +198,10 @@ fn take(
         ReadError::Malformed { offset, what } => {
             ImportError::Malformed { path: path(), offset, what }
         }
-        ReadError::Visit(source) => unpack(source),
+        ReadError::Visit(UnpackError { path, source }) => {
+            let folder = target.parent().unwrap_or(target);
+            unpack(UnpackError { path, source: disk::with_what_is_left(source, folder) })
+        }
     })?;
     if input.left > 0 || input.position < input.filled {
         return Err(ImportError::Size { path: path(), wanted: info.nar_size, found: "smaller" });

@@ -42,7 +42,7 @@ fn blocks_that_are_reserved_for_root_are_not_free_and_no_count_is_no_limit() {
 
 #[test]
 fn what_is_missing_is_told_in_bytes_or_in_inodes() {
-    let floor = Floor::new(GIB);
+    let floor = Floor::new(GIB, 1 << 20);
     let told = |free, needed| floor.check(free, needed).unwrap_err().to_string();
     assert_eq!(
         told(space(2 * GIB, 1 << 20), space(3 * GIB, 5)),
@@ -53,7 +53,7 @@ fn what_is_missing_is_told_in_bytes_or_in_inodes() {
         "5032 inodes are needed, 1000 inodes must stay free, 3000 inodes are free: \
          3032 inodes are missing"
     );
-    let lack = Floor::new(0).check(space(5, 5), space(1024, 5)).unwrap_err();
+    let lack = Floor::new(0, 1 << 20).check(space(5, 5), space(1024, 5)).unwrap_err();
     assert_eq!(lack.to_string(), "1.0 KiB are needed, 5 B are free: 1019 B are missing");
 }
 
@@ -62,7 +62,7 @@ proptest! {
     fn what_is_checked_leaves_the_floor(
         free in any_space(), needed in any_space(), min_free in 0..8 * GIB,
     ) {
-        let floor = Floor::new(min_free);
+        let floor = Floor::new(min_free, 1 << 30);
         match floor.check(free, needed) {
             Ok(()) => {
                 prop_assert!(free.covers(needed));
@@ -83,7 +83,7 @@ proptest! {
         steps in prop::collection::vec((0_u64..256 * 1024, 0_u64..2 * 1024 * 1024), 1..400),
         alone in any::<bool>(),
     ) {
-        let floor = Floor::new(min_free);
+        let floor = Floor::new(min_free, 1 << 30);
         let mut disk = Space { bytes: free, inodes: 1 << 30 };
         let mut granted = Space::default();
         let mut below = 0;
@@ -109,7 +109,7 @@ proptest! {
     fn what_was_checked_is_granted_to_the_last_byte(
         min_free in 0..GIB, pieces in prop::collection::vec(0_u64..256 * 1024, 1..200),
     ) {
-        let floor = Floor::new(min_free);
+        let floor = Floor::new(min_free, 1 << 30);
         let needed = Space { bytes: pieces.iter().sum(), inodes: pieces.len() as u64 };
         // Exactly as much room as the check asks for.
         let lack = floor.check(Space::default(), needed);

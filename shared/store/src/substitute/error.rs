@@ -4,15 +4,14 @@ use std::{error::Error, fmt::Write as _, path::PathBuf};
 
 use shared::{
     closure::ClosureError,
-    human,
     nix::{Sha256, StorePath, TrustedKeys, path_info::Untrusted},
     problem::{Kind, Problem},
 };
 
 use crate::{
     cache::{CacheError, Verdict},
-    disk::{self, Disk},
-    local::{ImportError, LocalStore, LocalStoreError},
+    disk,
+    local::{ImportError, LocalStoreError},
     space::{Lack, Space},
 };
 
@@ -51,16 +50,6 @@ pub enum SubstituteError {
         /// What is missing there.
         #[source]
         lack: Lack,
-    },
-    /// The disk was full all of a sudden: somebody else filled it, or it took more than thought.
-    #[error("the file system of `{}` is full{}", .folder.display(), left(free))]
-    Full {
-        /// A folder on that file system.
-        folder: PathBuf,
-        /// What was free when it was noticed.
-        free: Space,
-        /// What could not be written.
-        source: Box<Self>,
     },
     /// The file system of the store cannot be asked for its free space.
     #[error("cannot see how much space is free for the store")]
@@ -114,7 +103,8 @@ impl SubstituteError {
         match self {
             Self::Conflict { .. } => Cause::Conflict,
             Self::Disagreement(_) | Self::Cycle(_) | Self::Closure { .. } => Cause::RefusedBytes,
-            Self::NoSpace { .. } | Self::Full { .. } => Cause::DiskFull,
+            Self::NoSpace { .. } => Cause::DiskFull,
+            Self::Path { .. } if self.lacks_files() => Cause::StoreFailed,
             Self::Path { faults, .. } => {
                 let unreachable = faults.iter().any(|fault| fault.cause.is_unreachable());
                 let refused = faults.iter().any(|fault| fault.cause.is_lie());
@@ -148,16 +138,10 @@ impl SubstituteError {
         None
     }
 
-    /// Says how full the disk is, if that is the reason and not said yet.
-    pub(super) fn on_disk_of(self, store: &LocalStore) -> Self {
-        if self.cause() != Cause::DiskFull || self.missing().is_some() {
-            return self;
-        }
-        let folder = store.store_dir().to_owned();
-        match Disk::of(&folder).and_then(|disk| disk.free()) {
-            Ok(free) => Self::Full { folder, free, source: Box::new(self) },
-            Err(_) => self,
-        }
+    /// Returns whether it is for want of descriptors: no fault of any cache.
+    fn lacks_files(&self) -> bool {
+        let faults = if let Self::Path { faults, .. } = self { faults.as_slice() } else { &[] };
+        faults.iter().any(|fault| disk::lacks_files(&fault.cause)) || disk::lacks_files(self)
     }
 
     /// Tells it in the form that both programs print.
@@ -187,24 +171,11 @@ impl SubstituteError {
         if self.cause() == Cause::DiskFull {
             problem = problem.fix("make room there; `agent gc` deletes what nothing needs");
             problem = problem.next("agent gc");
-        } else if disk::lacks_files(self) {
+        } else if self.lacks_files() {
             problem = problem.fix(disk::MORE_FILES);
         }
         problem.leaves("what is valid is whole; all else was removed")
     }
-}
-
-/// Says what is left, as the rest of a sentence.
-fn left(free: &Space) -> String {
-    let inodes = if free.inodes == u64::MAX {
-        String::new()
-    } else {
-        format!(
-            " and {}",
-            human::count(usize::try_from(free.inodes).unwrap_or(usize::MAX), "inode")
-        )
-    };
-    format!(": {}{inodes} left", human::size(free.bytes))
 }
 
 /// Returns what the cache did that broke an archive off.

@@ -121,7 +121,7 @@ pub(super) fn guard(
         let folder = disk.path().to_owned();
         move |lack| SubstituteError::NoSpace { folder, lack }
     };
-    let mut floor = Floor::new(min_free);
+    let mut floor = disk.floor(min_free).map_err(ask)?;
     if disk.is(&state).map_err(ask)? {
         floor = floor.promising(needs.state);
     } else {
