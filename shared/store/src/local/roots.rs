@@ -1,10 +1,10 @@
 //! Roots that outlive the process: what no garbage collector may remove.
 
 use std::{
+    ffi::OsString,
     fs, io,
     os::unix::{ffi::OsStrExt as _, fs::symlink},
     path::{Component, Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
 };
 
 use shared::nix::{
@@ -48,11 +48,12 @@ impl LocalStore {
         if let Some(path) = target.and_then(|target| StorePath::parse(target.to_str()?).ok()) {
             self.add_temp_roots(&[path].into())?;
         }
-        match fs::remove_file(&link) {
-            Ok(()) => sync_parent(&link).map_err(io_error("sync the folder of", &link)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(io_error("remove", &link)(error)),
+        // A collector takes it for a root as well.
+        remove(&temporary(&link))?;
+        if remove(&link)? {
+            sync_parent(&link).map_err(io_error("sync the folder of", &link))?;
         }
+        Ok(())
     }
 
     /// Returns what the permanent root `gcroots/shoal/<name>` keeps, if it is there.
@@ -97,21 +98,49 @@ impl LocalStore {
 }
 
 /// Makes `link` point to `target` in one step, and puts it on disk.
+///
+/// Whatever lies below `gcroots` is a root, also what a dead process left there: so a temporary link
+/// is made only where there is a link already, and always by the same name, which the next one to
+/// change or remove that link clears away. Where two do so at once, one of them is the last.
 fn replace_symlink(target: &Path, link: &Path) -> Result<(), LocalStoreError> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
     if fs::read_link(link).is_ok_and(|present| present == target) {
         return Ok(());
     }
-    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let temporary = link.with_file_name(format!(".tmp-{}-{number}", std::process::id()));
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(io_error("remove", &temporary)(error));
+    let temporary = temporary(link);
+    loop {
+        remove(&temporary)?;
+        let made = symlink(target, link).or_else(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                symlink(target, &temporary).and_then(|()| fs::rename(&temporary, link))
+            }
+            _ => Err(error),
+        });
+        match made {
+            Ok(()) => break,
+            // Somebody else has replaced or taken our temporary link.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound
+                ) && link.parent().is_some_and(Path::is_dir) => {}
+            Err(error) => return Err(io_error("link", link)(error)),
         }
-        Ok(()) | Err(_) => {}
     }
-    symlink(target, &temporary)
-        .and_then(|()| fs::rename(&temporary, link))
-        .and_then(|()| sync_parent(link))
-        .map_err(io_error("link", link))
+    sync_parent(link).map_err(io_error("sync the folder of", link))
+}
+
+/// Returns where the next target of `link` is put together.
+fn temporary(link: &Path) -> PathBuf {
+    let mut name = OsString::from(".tmp-");
+    name.push(link.file_name().unwrap_or_default());
+    link.with_file_name(name)
+}
+
+/// Removes a file or link; returns whether it was there.
+fn remove(path: &Path) -> Result<bool, LocalStoreError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io_error("remove", path)(error)),
+    }
 }

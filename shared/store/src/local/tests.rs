@@ -476,9 +476,17 @@ fn permanent_roots_are_links_in_our_own_folder() {
         assert_eq!(fs::read_link(&link).unwrap(), std::path::Path::new(&path(number).to_string()));
         assert_eq!(fixture.store.root_target("eu-prod/web").unwrap(), Some(path(number)));
     }
+    // What a process left that died between making the link and renaming it.
+    let leftover = link.with_file_name(".tmp-web");
+    symlink(path(2).to_string(), &leftover).unwrap();
+    fixture.store.add_root("eu-prod/web", &path(3)).unwrap();
+    assert_eq!(fixture.store.root_target("eu-prod/web").unwrap(), Some(path(3)));
+    assert!(leftover.symlink_metadata().is_err());
+    symlink(path(2).to_string(), &leftover).unwrap();
     fixture.store.remove_root("eu-prod/web").unwrap();
     fixture.store.remove_root("eu-prod/web").unwrap();
     assert!(link.symlink_metadata().is_err());
+    assert!(leftover.symlink_metadata().is_err(), "a collector takes it for a root");
     for name in ["", "/etc/passwd", "../x", "a/../../x", "."] {
         assert!(fixture.store.add_root(name, &path(0)).is_err(), "{name}");
     }
