@@ -290,31 +290,16 @@ impl Profile {
     fn point_to(&self, number: u64) -> Result<Generation, ProfileError> {
         let generation = self.existing(number)?;
         let target = format!("{}-{number}-link", self.name);
+        // A name that Nix does not use: `nix-env --set` takes no lock. Only a dead process can have
+        // left this one, since whoever lives holds the lock.
+        let temporary = self.folder.join(format!(".shoal_{}", self.name));
+        remove_link(&temporary)?;
         if !fs::read_link(&self.link).is_ok_and(|present| present == Path::new(&target)) {
-            let temporary = self.make_temporary(&target)?;
+            symlink(&target, &temporary).map_err(io_error("make", &temporary))?;
             fs::rename(&temporary, &self.link).map_err(io_error("switch", &self.link))?;
         }
         self.sync()?;
         Ok(generation)
-    }
-
-    /// Makes a link beside the profile, under the names that Nix uses for it.
-    fn make_temporary(&self, target: &str) -> Result<PathBuf, ProfileError> {
-        let mut count = 0_u64;
-        loop {
-            let path = self.folder.join(format!(".{count}_{}", self.name));
-            match symlink(target, &path) {
-                Ok(()) => return Ok(path),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    // Only a dead process can have left it: whoever lives holds the lock.
-                    if let Err(error) = fs::remove_file(&path) {
-                        tracing::debug!(path = %path.display(), %error, "a temporary link stays");
-                        count += 1;
-                    }
-                }
-                Err(error) => return Err(io_error("make", &path)(error)),
-            }
-        }
     }
 
     fn sync(&self) -> Result<(), ProfileError> {

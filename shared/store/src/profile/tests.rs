@@ -78,10 +78,24 @@ fn what_a_crash_left_behind_does_not_matter() {
     let folder = tempfile::tempdir().unwrap();
     let profile = Profile::open(&folder.path().join("web")).unwrap();
     profile.set(&path("a")).unwrap();
+    symlink("web-1-link", folder.path().join(".shoal_web")).unwrap();
     symlink("web-1-link", folder.path().join(".0_web")).unwrap();
     fs::write(folder.path().join("web.lock"), "").unwrap();
     symlink(path("b").to_string(), folder.path().join("web-2-link")).unwrap();
     assert_eq!(current(&profile), 1);
     assert_eq!(profile.set(&path("b")).unwrap().number, 2);
     assert_eq!(current(&profile), 2);
+    assert!(folder.path().join(".shoal_web").symlink_metadata().is_err(), "it was ours");
+    let others = folder.path().join(".0_web");
+    assert!(others.symlink_metadata().is_ok(), "a `nix-env --set`, which takes no lock, is at it");
+}
+
+#[test]
+fn going_back_to_what_is_there_clears_away_what_a_crash_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let profile = Profile::open(&folder.path().join("web")).unwrap();
+    profile.set(&path("a")).unwrap();
+    symlink("web-2-link", folder.path().join(".shoal_web")).unwrap();
+    profile.switch_to(1).unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
 }
