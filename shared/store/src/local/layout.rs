@@ -123,8 +123,11 @@ impl Layout {
 }
 
 /// Writes a small file so that it is there whole or not at all, also after a power cut.
+///
+/// The caller keeps all others from doing the same. So the temporary file can have one name, and
+/// what a dead process left of it is written over.
 pub(crate) fn write_whole(path: &Path, contents: &[u8]) -> Result<(), LocalStoreError> {
-    let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
+    let temporary = path.with_extension("tmp");
     let written = fs::File::create(&temporary).and_then(|mut file| {
         file.set_permissions(Permissions::from_mode(0o644))?;
         file.write_all(contents)?;
