@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::session::Session;
 use crate::caches::Caches;
+use crate::files;
 use crate::journal::Journal;
 use crate::pins::Pins;
 use crate::state::{Desired, Event, Pin, Profile, State, Wanted};
@@ -84,6 +85,9 @@ impl Converger {
 
     /// Ends what a crash or a reboot interrupted, for every profile of the journal.
     pub(crate) async fn recover(&self) -> Result<Vec<Profile>, ConvergeError> {
+        let state_dir = self.inner.place.state_dir.clone();
+        let sweep = tokio::task::spawn_blocking(move || files::sweep(&state_dir));
+        sweep.await.map_err(ConvergeError::Worker)?;
         let mut profiles = Vec::new();
         for name in self.inner.journal.names()? {
             profiles.push(self.locked(name, None, |session| session.recover()).await?);

@@ -5,6 +5,9 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
+
 use crate::crash;
 
 /// Why a file could not be written or read.
@@ -81,6 +84,31 @@ pub(crate) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, FileError> 
     std::fs::read(path).map(Some).map_err(failed)
 }
 
+/// Removes what writers left below `folder` that died before they could rename it.
+pub(crate) fn sweep(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            sweep(&path);
+        } else if entry.file_name().to_str().and_then(writer).is_some_and(is_dead)
+            && let Err(error) = std::fs::remove_file(&path)
+        {
+            tracing::debug!(path = %path.display(), %error, "a leftover stays");
+        }
+    }
+}
+
+/// Returns the process that [`replace`] names a temporary file by.
+fn writer(file_name: &str) -> Option<Pid> {
+    let (_, number) = file_name.strip_suffix(".tmp")?.rsplit_once('.')?;
+    Pid::from_raw(number.parse().ok()?)
+}
+
+fn is_dead(process: Pid) -> bool {
+    test_kill_process(process) == Err(Errno::SRCH)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
@@ -99,5 +127,31 @@ mod tests {
         assert_eq!(std::fs::read_dir(parent).unwrap().count(), 1);
         assert_eq!(std::fs::metadata(parent).unwrap().permissions().mode() & 0o777, 0o700);
         assert!(read(&path, 2).is_err());
+    }
+
+    #[test]
+    fn what_dead_writers_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let trust = folder.path().join("trust/main");
+        make_private_folder(&trust).unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        let (dead, own) = (child.id(), std::process::id());
+        let kept = ["top.json".to_owned(), format!("top.json.{own}.tmp"), "a.b.tmp".to_owned()];
+        for name in &kept {
+            std::fs::write(trust.join(name), "").unwrap();
+        }
+        std::fs::write(trust.join(format!("top.json.{dead}.tmp")), "{").unwrap();
+        std::fs::write(folder.path().join(format!("pins.json.{dead}.tmp")), "{").unwrap();
+        sweep(folder.path());
+        let names = |folder: &Path| {
+            let entries = std::fs::read_dir(folder).unwrap();
+            let mut names: Vec<_> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(folder.path()), ["trust"]);
+        assert_eq!(names(&trust), [&kept[2], &kept[0], &kept[1]].map(String::as_str));
     }
 }
