@@ -3,7 +3,8 @@
 //! How paths enter: [`LocalStore::add_temp_roots`], [`LocalStore::lock_paths`], ask
 //! [`LocalStore::valid`] again, [`LocalStore::import`] what is missing (in any order, from any
 //! thread), [`LocalStore::register`] everything in one transaction, drop the locks. Until then
-//! nothing is valid; what a crash leaves behind is swept by the next import or by Nix's GC.
+//! nothing is valid; what a crash leaves behind is swept by the next import, by
+//! [`LocalStore::remove_leftovers`], or by a collector.
 //!
 //! All calls block. A store may be shared between threads, and opened twice.
 
@@ -14,11 +15,12 @@ mod error;
 pub(crate) mod garbage;
 mod import;
 pub(crate) mod layout;
+mod leftovers;
 mod problem;
 mod register;
 mod remount;
 mod roots;
-mod temp_roots;
+pub(crate) mod temp_roots;
 mod verify;
 
 use std::{

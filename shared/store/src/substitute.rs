@@ -21,6 +21,7 @@ use shared::{
     closure::{ClosureEntry, ClosureIndex},
     hints::Hints,
     nix::{PathInfo, StorePath, TrustedKeys},
+    problem::chain,
 };
 
 use crate::{
@@ -144,6 +145,10 @@ pub async fn run(
     let planned = {
         let (store, closures) = (Arc::clone(store), closures.to_vec());
         blocking(move || {
+            // Before this process has temporary roots: a dead one may have had its number.
+            if let Err(error) = store.remove_leftovers() {
+                tracing::warn!(error = %chain(&error), "what a dead process left stays for now");
+            }
             store.add_temp_roots(&all)?;
             plan(&store, &closures)
         })

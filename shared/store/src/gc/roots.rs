@@ -19,6 +19,7 @@ use crate::{
     local::{
         LocalStoreError,
         layout::{Layout, io_error},
+        temp_roots,
     },
     lock::try_lock,
 };
@@ -166,9 +167,8 @@ pub(super) fn temporary(
         }
         let path = entry.path();
         if let Some(records) = live_records(&path, mode).map_err(io_error("read", &path))? {
-            // What follows the last NUL is being written, by somebody who waits for us.
-            let whole = records.split_inclusive(|byte| *byte == 0);
-            let whole = whole.filter_map(|record| record.strip_suffix(b"\0"));
+            // Whoever is writing a further one waits for us.
+            let whole = temp_roots::records(&records);
             roots.extend(whole.filter_map(|record| store_path_of(record, STORE_DIR.as_bytes())));
         }
     }

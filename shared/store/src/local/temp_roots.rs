@@ -176,6 +176,12 @@ impl Drop for TempRoots {
     }
 }
 
+/// Returns the records in a file of temporary roots; what follows the last NUL is being written, or
+/// was when its writer died.
+pub(crate) fn records(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes.split_inclusive(|byte| *byte == 0).filter_map(|record| record.strip_suffix(b"\0"))
+}
+
 /// Tells the running collector of `paths`; fails if there is none.
 fn tell_collector(socket_dir: &Path, paths: &[StorePath], patience: Duration) -> io::Result<()> {
     // A socket's path may have 107 bytes, a store's root any number; the descriptor makes it short.
