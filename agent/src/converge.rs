@@ -97,11 +97,13 @@ impl Converger {
 
     /// Takes one profile as far towards the order as it gets by now.
     ///
-    /// May be dropped at any time: a fetch ends, a switch goes on to its end by itself.
+    /// Cancelling `stop` ends a fetch soon, with [`ConvergeError::Stopped`]; the next call goes on
+    /// from there. A switch comes to its end, also if this is dropped.
     pub(crate) async fn converge(
         &self,
         order: &Order,
         closures: &impl Closures,
+        stop: &CancellationToken,
     ) -> Result<Profile, ConvergeError> {
         let (name, group) = (order.profile.clone(), Some(order.group.clone()));
         let desired = order.desired.clone();
@@ -111,7 +113,7 @@ impl Converger {
         };
         let mut profile = self.locked(name.clone(), group.clone(), accept).await?;
         while let Some(wanted) = fetch_due(&profile) {
-            let event = self.fetch(&profile, &wanted, order, closures).await;
+            let event = self.fetch(&profile, &wanted, order, closures, stop).await?;
             let go_on = move |session: &mut Session| session.resume(event);
             profile = self.locked(name.clone(), group.clone(), go_on).await?;
         }
@@ -130,18 +132,32 @@ impl Converger {
     ) {
         loop {
             let order = orders.borrow_and_update().clone();
+            let stop = cancel.child_token();
             let work = async {
-                let Some(order) = order else { return std::future::pending().await };
-                let outcome = self.converge(&order, closures).await;
+                let Some(order) = order else { return stop.cancelled().await };
+                let outcome = self.converge(&order, closures, &stop).await;
                 let wakes_at = outcome.as_ref().ok().and_then(|profile| profile.wakes_at(now()));
-                told(outcome);
-                tokio::time::sleep(until(wakes_at)).await;
+                if !matches!(outcome, Err(ConvergeError::Stopped)) {
+                    told(outcome);
+                }
+                // That it was stopped is not news.
+                let _stopped = stop.run_until_cancelled(tokio::time::sleep(until(wakes_at))).await;
             };
-            // Cancel safe: `converge` says so of itself, and the others begin anew.
+            tokio::pin!(work);
+            let (mut is_done, mut is_last) = (false, false);
+            // Cancel safe: an order that is not taken stays, and the work goes on below.
             tokio::select! {
-                () = cancel.cancelled() => return,
-                changed = orders.changed() => if changed.is_err() { return },
-                () = work => {}
+                () = cancel.cancelled() => is_last = true,
+                changed = orders.changed() => is_last = changed.is_err(),
+                () = &mut work => is_done = true,
+            }
+            // What is under way tidies up behind itself.
+            stop.cancel();
+            if !is_done {
+                work.await;
+            }
+            if is_last {
+                return;
             }
         }
     }

@@ -27,6 +27,7 @@ mod report;
 mod rounds;
 mod state;
 mod status;
+mod stop;
 mod trust_store;
 
 use std::process::ExitCode;

@@ -17,7 +17,7 @@ use store::{
     substitute::{self, Limits, Observer, Sources, SubstituteError},
 };
 
-use crate::{cli::Context, crash, progress::Progress};
+use crate::{cli::Context, crash, progress::Progress, stop};
 
 /// Copy store paths with their closures from binary caches into the local store.
 ///
@@ -57,17 +57,25 @@ pub(crate) struct CopyClosureArgs {
 
 /// Copies.
 pub(crate) async fn run(args: CopyClosureArgs, context: &Context) -> Result<(), Problem> {
+    let stop = stop::on_signal()?;
     let root = args.root.clone();
     let store = tokio::task::spawn_blocking(move || LocalStore::open(&root));
     let store = store.await.map_err(|error| failed(&error))?;
     let store = Arc::new(store.map_err(|error| error.problem())?);
-    let mut sources = open_sources(&args, context).await?;
     let progress = Progress::new(&context.output);
     let observer = crash::observe(&progress.observer());
+    let prepare = async {
+        let mut sources = open_sources(&args, context).await?;
+        let closures = closures(&args, &store, &mut sources, &observer).await?;
+        Ok((sources, closures))
+    };
     let result = progress
         .watch(async {
-            let closures = closures(&args, &store, &mut sources, &observer).await?;
-            let limits = Limits { min_free: args.min_free, ..Limits::default() };
+            // Dropped where it is, which nothing is the worse for.
+            let prepared = stop.run_until_cancelled(prepare).await;
+            let (sources, closures) = prepared.unwrap_or_else(|| Err(stop::interrupted()))?;
+            let limits =
+                Limits { min_free: args.min_free, stop: stop.clone(), ..Limits::default() };
             let run = substitute::run(&store, &closures, &sources, &limits, &observer);
             run.await.map_err(|error| problem(&error, &args.root))
         })

@@ -13,10 +13,12 @@ use crate::progress::Progress;
 use crate::report::{self, Reporter, SendError};
 use crate::rounds::{Round, Rounds};
 use crate::status::Status;
+use crate::stop;
 
 /// Poll once, take every profile as far as it gets, and report.
 ///
-/// Ends with 0 if all is converged; else the exit code says what is not.
+/// Ends with 0 if all is converged; else the exit code says what is not. Stops on SIGTERM and
+/// SIGINT, after a switch that is under way has come to its end; at once on the second one.
 #[derive(Debug, Args)]
 pub(crate) struct OnceArgs {
     /// End with 77 if nothing was new and everything had converged before.
@@ -26,19 +28,22 @@ pub(crate) struct OnceArgs {
 
 /// Goes round once.
 pub(crate) async fn run(args: OnceArgs, context: &Context) -> Result<(), Problem> {
+    let stop = stop::on_signal()?;
     let host = Host::open(context)?;
     let mut rounds = Rounds::new(&host.settings)?;
     rounds.converger().recover().await.map_err(|error| error.problem())?;
     let before = host.status()?;
     let progress = Progress::new(&context.output);
     let observer = progress.observer();
-    let round = rounds.round(Duration::ZERO, &observer).await.map_err(|error| error.problem())?;
+    // Dropped where it is: a round commits what it has verified, or nothing.
+    let round = stop.run_until_cancelled(rounds.round(Duration::ZERO, &observer)).await;
+    let round = round.ok_or_else(stop::interrupted)?.map_err(|error| error.problem())?;
     let closures = rounds.client().closures();
-    let converged = round.orders.iter().map(|order| rounds.converger().converge(order, &closures));
+    let converger = rounds.converger();
+    let converged = round.orders.iter().map(|order| converger.converge(order, &closures, &stop));
     let outcomes = progress.watch(join_all(converged)).await;
     progress.failed();
-    let sent = send(&host, &rounds).await;
-    if let Err(error) = &sent {
+    if let Some(Err(error)) = stop.run_until_cancelled(send(&host, &rounds)).await {
         context.output.detail(&format!("not reported: {error}"));
     }
     for outcome in outcomes {

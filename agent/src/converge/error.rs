@@ -7,6 +7,7 @@ use crate::files::FileError;
 use crate::host_lock::HostLockError;
 use crate::journal::JournalError;
 use crate::pins::PinsError;
+use crate::stop;
 
 /// Why a profile could not be driven.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,9 @@ pub(crate) enum ConvergeError {
         /// The generation.
         generation: u64,
     },
+    /// The caller stopped it before everything was fetched.
+    #[error("stopped by a signal")]
+    Stopped,
     /// A thread of ours died.
     #[error("a worker thread died")]
     Worker(#[source] tokio::task::JoinError),
@@ -49,6 +53,7 @@ impl ConvergeError {
     /// Tells it in the form that both programs print.
     pub(crate) fn problem(&self) -> Problem {
         let (kind, code) = match self {
+            Self::Stopped => return stop::interrupted(),
             Self::NoOlderGeneration(_) | Self::NoGeneration { .. } => {
                 (Kind::Conflict, "no_generation")
             }

@@ -9,9 +9,10 @@ use shared::id::Digest;
 use shared::problem::chain;
 use store::disk;
 use store::local::LocalStore;
-use store::substitute::{self, Cause, Sources, SubstituteError};
+use store::substitute::{self, Cause, Limits, Sources, SubstituteError};
+use tokio_util::sync::CancellationToken;
 
-use super::{Converger, Order};
+use super::{ConvergeError, Converger, Order};
 use crate::crash;
 use crate::state::{Code, Event, Profile, Reason, Wanted};
 
@@ -27,16 +28,19 @@ pub(crate) trait Closures: Send + Sync {
 }
 
 impl Converger {
-    /// Fetches what is wanted, and says how that ended.
+    /// Fetches what is wanted, and says how that ended; an error if it was stopped.
     pub(super) async fn fetch(
         &self,
         profile: &Profile,
         wanted: &Wanted,
         order: &Order,
         closures: &impl Closures,
-    ) -> Event {
-        match self.try_to_fetch(profile, wanted, order, closures).await {
+        stop: &CancellationToken,
+    ) -> Result<Event, ConvergeError> {
+        Ok(match self.try_to_fetch(profile, wanted, order, closures, stop).await {
             Ok(()) => Event::Fetched(wanted.path.clone()),
+            // No failure of anybody, so nothing that the journal has to know.
+            Err(_) if stop.is_cancelled() => return Err(ConvergeError::Stopped),
             Err(reason) => {
                 tracing::warn!(
                     profile = %profile.name, version = %wanted.version, code = %reason.code,
@@ -44,7 +48,7 @@ impl Converger {
                 );
                 Event::NotReady(wanted.path.clone(), reason)
             }
-        }
+        })
     }
 
     async fn try_to_fetch(
@@ -53,8 +57,9 @@ impl Converger {
         wanted: &Wanted,
         order: &Order,
         closures: &impl Closures,
+        stop: &CancellationToken,
     ) -> Result<(), Reason> {
-        let (index, hints) = closures.closure(wanted.closure).await?;
+        let (index, hints) = unless(stop, closures.closure(wanted.closure)).await?;
         if *index.root() != wanted.path {
             let text =
                 format!("the closure index is of `{}`, not of `{}`", index.root(), wanted.path);
@@ -63,14 +68,15 @@ impl Converger {
         let inner = Arc::clone(&self.inner);
         let store = blocking(move || inner.store()).await?;
         let closures = [index];
-        let sources = match order.caches.open(hints).await {
+        let sources = match unless(stop, order.caches.open(hints)).await {
             Ok(sources) => sources,
             // What is here already needs no cache.
             Err(_) if is_valid(&store, &closures).await? => Sources::default(),
             Err(reason) => return Err(reason),
         };
         let observer = crash::observe(&order.observer);
-        substitute::run(&store, &closures, &sources, &order.limits, &observer)
+        let limits = Limits { stop: stop.clone(), ..order.limits.clone() };
+        substitute::run(&store, &closures, &sources, &limits, &observer)
             .await
             .map_err(|error| refuse(&error))?;
         crash::point("fetch.valid");
@@ -80,6 +86,15 @@ impl Converger {
         crash::point("fetch.rooted");
         Ok(())
     }
+}
+
+/// Waits for the network only as long as nobody says stop.
+async fn unless<T>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T, Reason>>,
+) -> Result<T, Reason> {
+    let stopped = || Err(Reason::new(Code::FetchFailed, "stopped"));
+    stop.run_until_cancelled(work).await.unwrap_or_else(stopped)
 }
 
 async fn is_valid(store: &Arc<LocalStore>, closures: &[ClosureIndex]) -> Result<bool, Reason> {

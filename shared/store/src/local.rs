@@ -223,6 +223,19 @@ impl LocalStore {
         paths: &BTreeSet<StorePath>,
         patience: Duration,
     ) -> Result<PathLocks, LocalStoreError> {
+        self.lock_paths_unless(paths, patience, &|| false)
+    }
+
+    /// Does what [`lock_paths`](Self::lock_paths) does, but waits no longer once `stopped` says so.
+    ///
+    /// # Errors
+    /// As [`lock_paths`](Self::lock_paths), and when it was stopped.
+    pub fn lock_paths_unless(
+        &self,
+        paths: &BTreeSet<StorePath>,
+        patience: Duration,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<PathLocks, LocalStoreError> {
         self.writer()?;
         raise_descriptor_limit(paths.len() as u64);
         let start = Instant::now();
@@ -230,7 +243,7 @@ impl LocalStore {
         // Everybody locks in this order, Nix too, so nobody waits in a circle.
         for path in paths {
             let left = patience.saturating_sub(start.elapsed());
-            let lock = LockFile::acquire(&self.layout.lock_file(path), left)?;
+            let lock = LockFile::acquire_unless(&self.layout.lock_file(path), left, stopped)?;
             locks.insert(path.clone(), lock);
         }
         Ok(PathLocks { locks })

@@ -31,6 +31,9 @@ pub enum LockError {
         /// How long was waited.
         waited: Duration,
     },
+    /// Whoever waited was told to stop.
+    #[error("stopped waiting for `{}`", .0.display())]
+    Stopped(PathBuf),
     /// The file system failed.
     #[error("cannot lock `{}`", .path.display())]
     Io {
@@ -54,12 +57,25 @@ impl LockFile {
     /// # Errors
     /// When it stays busy, or the file system fails.
     pub fn acquire(path: &Path, patience: Duration) -> Result<Self, LockError> {
+        Self::acquire_unless(path, patience, &|| false)
+    }
+
+    /// Does what [`acquire`](Self::acquire) does, but waits no longer once `stopped` says so.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire), and when it was stopped.
+    pub fn acquire_unless(
+        path: &Path,
+        patience: Duration,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<Self, LockError> {
         let io = |source| LockError::Io { path: path.to_owned(), source };
         let start = Instant::now();
         loop {
             let file = open_lock_file(path).map_err(io)?;
             let waited = start.elapsed();
-            wait_for(&file, path, FlockOperation::NonBlockingLockExclusive, patience, waited)?;
+            let operation = FlockOperation::NonBlockingLockExclusive;
+            wait_unless(&file, path, operation, patience, waited, stopped)?;
             if file.metadata().map_err(io)?.len() == 0 {
                 return Ok(Self { path: path.to_owned(), file });
             }
@@ -98,6 +114,17 @@ pub(crate) fn wait_for(
     patience: Duration,
     waited: Duration,
 ) -> Result<(), LockError> {
+    wait_unless(file, path, operation, patience, waited, &|| false)
+}
+
+fn wait_unless(
+    file: &File,
+    path: &Path,
+    operation: FlockOperation,
+    patience: Duration,
+    waited: Duration,
+    stopped: &dyn Fn() -> bool,
+) -> Result<(), LockError> {
     let start = Instant::now();
     loop {
         if try_lock(file, operation)
@@ -108,6 +135,9 @@ pub(crate) fn wait_for(
         let waited = waited + start.elapsed();
         if waited >= patience {
             return Err(LockError::Busy { path: path.to_owned(), waited });
+        }
+        if stopped() {
+            return Err(LockError::Stopped(path.to_owned()));
         }
         thread::sleep(INTERVAL.min(patience.saturating_sub(waited)));
     }
@@ -148,6 +178,18 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         LockFile::acquire(&path, Duration::ZERO).unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn whoever_waits_can_be_told_to_stop() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.lock");
+        let held = LockFile::acquire(&path, Duration::ZERO).unwrap();
+        let hour = Duration::from_secs(3600);
+        let stopped = LockFile::acquire_unless(&path, hour, &|| true).unwrap_err();
+        assert!(matches!(stopped, LockError::Stopped(_)), "{stopped}");
+        drop(held);
+        LockFile::acquire_unless(&path, hour, &|| true).unwrap();
     }
 
     #[test]

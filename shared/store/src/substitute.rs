@@ -23,11 +23,13 @@ use shared::{
     nix::{PathInfo, StorePath, TrustedKeys},
     problem::chain,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     archive::remove_tree,
     cache::BinaryCache,
-    local::{LocalStore, PathLocks, Step},
+    local::{LocalStore, LocalStoreError, PathLocks, Step},
+    lock::LockError,
 };
 
 pub use discover::{Discovered, discover};
@@ -45,7 +47,7 @@ pub struct Sources {
     pub hints: Vec<Hints>,
 }
 
-/// How much of the machine to use.
+/// How much of the machine to use, and how long.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Most downloads at the same time.
@@ -56,6 +58,8 @@ pub struct Limits {
     pub min_free: u64,
     /// How long to wait for others that are substituting or building the same paths.
     pub patience: Duration,
+    /// Ends it soon when cancelled, as a failure would: what is whole by then becomes valid.
+    pub stop: CancellationToken,
 }
 
 impl Default for Limits {
@@ -68,6 +72,7 @@ impl Default for Limits {
             decoders: cores.clamp(2, 3),
             min_free: 0,
             patience: Duration::from_secs(3600),
+            stop: CancellationToken::new(),
         }
     }
 }
@@ -128,11 +133,13 @@ pub struct Outcome {
 
 /// Makes `closures` valid in `store`.
 ///
-/// The paths are kept from any garbage collector as long as this process lives.
+/// The paths are kept from any garbage collector as long as this process lives. Whoever drops the
+/// future, rather than cancelling [`Limits::stop`], leaves trees that are not valid to the next run.
 ///
 /// # Errors
-/// When a path cannot be had, or the store fails. Nothing is valid then that is not whole with
-/// all it refers to; paths that had arrived in that sense stay, so that the next try is shorter.
+/// When a path cannot be had, the store fails, or it is stopped. Nothing is valid then that is not
+/// whole with all it refers to; paths that had arrived in that sense stay, so that the next try is
+/// shorter.
 pub async fn run(
     store: &Arc<LocalStore>,
     closures: &[ClosureIndex],
@@ -140,20 +147,7 @@ pub async fn run(
     limits: &Limits,
     observer: &Observer,
 ) -> Result<Outcome, SubstituteError> {
-    let all: BTreeSet<StorePath> =
-        closures.iter().flat_map(ClosureIndex::entries).map(|entry| entry.path().clone()).collect();
-    let planned = {
-        let (store, closures) = (Arc::clone(store), closures.to_vec());
-        blocking(move || {
-            // Before this process has temporary roots: a dead one may have had its number.
-            if let Err(error) = store.remove_leftovers() {
-                tracing::warn!(error = %chain(&error), "what a dead process left stays for now");
-            }
-            store.add_temp_roots(&all)?;
-            plan(&store, &closures)
-        })
-    }
-    .await?;
+    let planned = begin(store, closures).await?;
     observer(Event::Reached(Step::Rooted));
     observer(Event::Planned(&planned));
     if planned.missing.is_empty() {
@@ -178,6 +172,9 @@ pub async fn run(
         .collect();
     let run = fetch::Run::new(store, sources, limits, observer, Arc::clone(&locks), guard);
     let (arrived, failure) = fetch_all(&run, &queue, limits.connections).await;
+    // What fails then fails because of it.
+    let stopped = limits.stop.is_cancelled();
+    let failure = failure.map(|error| if stopped { SubstituteError::Stopped } else { error });
     let outcome = Outcome {
         paths: arrived.len(),
         nar_size: arrived.iter().map(|info| info.nar_size).sum(),
@@ -205,6 +202,24 @@ pub async fn run(
     })
     .await?;
     Ok(outcome)
+}
+
+/// Sweeps what a dead process left, makes everything a temporary root, and finds what is missing.
+async fn begin(
+    store: &Arc<LocalStore>,
+    closures: &[ClosureIndex],
+) -> Result<Plan, SubstituteError> {
+    let (store, closures) = (Arc::clone(store), closures.to_vec());
+    blocking(move || {
+        // Before this process has temporary roots: a dead one may have had its number.
+        if let Err(error) = store.remove_leftovers() {
+            tracing::warn!(error = %chain(&error), "what a dead process left stays for now");
+        }
+        let all = closures.iter().flat_map(ClosureIndex::entries);
+        store.add_temp_roots(&all.map(|entry| entry.path().clone()).collect())?;
+        plan(&store, &closures)
+    })
+    .await
 }
 
 /// Fetches until the queue is empty or something fails; then lets what is under way come to its
@@ -240,10 +255,14 @@ async fn lock(
     limits: &Limits,
 ) -> Result<Arc<PathLocks>, SubstituteError> {
     let paths: BTreeSet<StorePath> = plan.missing.iter().cloned().collect();
-    let (store, patience) = (Arc::clone(store), limits.patience);
+    let (store, patience, stop) = (Arc::clone(store), limits.patience, limits.stop.clone());
     blocking(move || {
         allow_open_files(paths.len());
-        Ok(Arc::new(store.lock_paths(&paths, patience)?))
+        let locks = store.lock_paths_unless(&paths, patience, &|| stop.is_cancelled());
+        if matches!(locks, Err(LocalStoreError::Lock(LockError::Stopped(_)))) {
+            return Err(SubstituteError::Stopped);
+        }
+        Ok(Arc::new(locks?))
     })
     .await
 }

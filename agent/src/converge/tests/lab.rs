@@ -17,6 +17,7 @@ use store::cache::{CacheWriter, Location, Network, NetworkOptions};
 use store::local::LocalStore;
 use store::profile::Profile as Links;
 use store::substitute::Limits;
+use tokio_util::sync::CancellationToken;
 
 use crate::caches::Caches;
 use crate::converge::{Closures, Converger, Order, Place};
@@ -169,7 +170,7 @@ impl Lab {
             limits: Limits::default(),
             observer: Arc::new(|_| {}),
         };
-        converger.converge(&order, self).await.unwrap()
+        converger.converge(&order, self, &CancellationToken::new()).await.unwrap()
     }
 
     /// Takes the cache away.

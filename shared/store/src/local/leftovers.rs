@@ -12,6 +12,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::MetadataExt as _,
     path::Path,
+    sync::PoisonError,
     time::Duration,
 };
 
@@ -99,8 +100,10 @@ fn dead(path: &Path) -> io::Result<Option<(File, BTreeSet<StorePath>)>> {
 
 /// Removes a dead one's file, as a collector would.
 fn forget(path: &Path, mut file: &File) -> io::Result<()> {
-    // A new process of the same number has made a new file.
-    let is_same = path.symlink_metadata()?.ino() == file.metadata()?.ino();
+    let _files = temp_roots::FILES.lock().unwrap_or_else(PoisonError::into_inner);
+    // A new process of the same number, perhaps this one, has made a new file.
+    let own = file.metadata().ok().map(|own| own.ino());
+    let is_same = path.symlink_metadata().is_ok_and(|there| Some(there.ino()) == own);
     if is_same {
         // First unlink, then mark: a process that opened it meanwhile sees that it is stale.
         fs::remove_file(path)?;

@@ -81,6 +81,9 @@ fn locked(error: &LockError) -> Problem {
         LockError::Busy { .. } => Problem::from_error(Kind::Timeout, "locked", error)
             .leaves("nothing changed")
             .fix("another program is at work there; try again when it is done"),
+        LockError::Stopped(_) => {
+            Problem::from_error(Kind::Interrupted, "interrupted", error).leaves("nothing changed")
+        }
         LockError::Io { source, .. } if is_full(source) => {
             disk_full(Problem::from_error(Kind::Runtime, "disk_full", error))
         }

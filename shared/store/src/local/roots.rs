@@ -109,11 +109,11 @@ fn replace_symlink(target: &Path, link: &Path) -> Result<(), LocalStoreError> {
     let temporary = temporary(link);
     loop {
         remove(&temporary)?;
-        let made = symlink(target, link).or_else(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => {
-                symlink(target, &temporary).and_then(|()| fs::rename(&temporary, link))
+        let made = symlink(target, link).or_else(|error| {
+            if error.kind() != io::ErrorKind::AlreadyExists {
+                return Err(error);
             }
-            _ => Err(error),
+            symlink(target, &temporary).and_then(|()| fs::rename(&temporary, link))
         });
         match made {
             Ok(()) => break,

@@ -41,7 +41,7 @@ static OPEN: Mutex<BTreeMap<PathBuf, Weak<TempRoots>>> = Mutex::new(BTreeMap::ne
 
 /// Held by whoever makes or removes such a file: one that opens the store anew waits for one that
 /// is about to leave it, and neither removes the other's file.
-static FILES: Mutex<()> = Mutex::new(());
+pub(super) static FILES: Mutex<()> = Mutex::new(());
 
 /// The temporary roots of this process in one store.
 #[derive(Debug)]

@@ -79,6 +79,9 @@ pub enum SubstituteError {
     /// Another path failed first.
     #[error("given up because another path failed")]
     GivenUp,
+    /// The caller stopped it.
+    #[error("stopped before everything was there")]
+    Stopped,
 }
 
 /// What to do about it, in one word.
@@ -112,7 +115,7 @@ impl SubstituteError {
             }
             Self::Store(LocalStoreError::Conflict { .. }) => Cause::Conflict,
             Self::Store(LocalStoreError::Cycle(_)) => Cause::RefusedBytes,
-            Self::GivenUp => Cause::FetchFailed,
+            Self::GivenUp | Self::Stopped => Cause::FetchFailed,
             Self::FreeSpace(_) | Self::Import { .. } | Self::Store(_) | Self::Worker(_) => {
                 if disk::is_full(self) {
                     Cause::DiskFull
@@ -149,6 +152,10 @@ impl SubstituteError {
     pub fn problem(&self) -> Problem {
         if let Self::Store(error) = self {
             return error.problem();
+        }
+        if matches!(self, Self::Stopped) {
+            return Problem::from_error(Kind::Interrupted, "interrupted", self)
+                .leaves("what is valid is whole, and the next run goes on from there");
         }
         let (kind, code) = match self.cause() {
             Cause::Conflict => (Kind::Conflict, "conflict"),

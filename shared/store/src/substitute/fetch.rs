@@ -75,7 +75,7 @@ impl Run {
             locks,
             guard: Arc::new(guard),
             decoders: Arc::new(Semaphore::new(limits.decoders.max(1))),
-            cancelled: CancellationToken::new(),
+            cancelled: limits.stop.child_token(),
             faults: Mutex::default(),
         }
     }
@@ -144,7 +144,8 @@ impl Run {
                 result => return result,
             }
         }
-        let narinfo = cache.narinfo(entry.path()).await.map_err(FaultCause::Cache)?;
+        let narinfo = self.cancelled.run_until_cancelled(cache.narinfo(entry.path())).await;
+        let narinfo = narinfo.ok_or(SubstituteError::GivenUp)?.map_err(FaultCause::Cache)?;
         let offer = Offer::from_narinfo(entry, narinfo.ok_or(FaultCause::Absent)?, trusted)?;
         match tried {
             // The cache itself says the same: asking it again would end in the same way.
