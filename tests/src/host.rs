@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Nix, Ran, Realm, run, scratch, shoal};
+use crate::{Nix, Ran, Realm, copy_folder, run, scratch, shoal};
 
 /// A host: an agent's configuration, its state, and a store of its own.
 #[derive(Debug)]
@@ -45,6 +45,21 @@ impl Host {
         enroll.arg("--state-dir").arg(host.state_dir()).arg("--root").arg(host.root());
         run(&mut enroll).ok();
         host
+    }
+
+    /// Makes a host that is like this one in everything but its place.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let copy = Self { folder: scratch() };
+        copy_folder(self.folder.path(), copy.folder.path());
+        let config = copy.folder.path().join("agent.toml");
+        let text = fs::read_to_string(&config).expect("enrolling wrote it");
+        let place = |host: &Self| host.folder.path().to_str().expect("a plain path").to_owned();
+        fs::write(&config, text.replace(&place(self), &place(&copy))).expect("it is ours");
+        copy
     }
 
     /// Adds a file of configuration, which outranks what is there.

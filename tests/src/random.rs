@@ -27,6 +27,18 @@ impl Random {
         Self(seed)
     }
 
+    /// Starts with a seed, for one round of many; [`new`](Self::new) has the seed of the first.
+    #[must_use]
+    pub const fn seeded(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// Returns the seed, as long as no number was taken.
+    #[must_use]
+    pub const fn seed(&self) -> u64 {
+        self.0
+    }
+
     /// Returns the next number (SplitMix64).
     pub const fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -14,6 +14,8 @@ mod caches;
 #[cfg(test)]
 mod converge;
 #[cfg(test)]
+mod crashes;
+#[cfg(test)]
 mod failover;
 #[cfg(test)]
 mod gc;
