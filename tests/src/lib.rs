@@ -11,6 +11,7 @@
 )]
 
 pub mod disk;
+pub mod guest;
 pub mod host;
 pub mod nix;
 pub mod process;
@@ -26,6 +27,7 @@ use std::{
 };
 
 pub use disk::SmallDisk;
+pub use guest::{Guest, Machine};
 pub use host::{Builder, Host};
 pub use nix::{Daemon, Nix};
 pub use process::{Ran, Service, bin, python, run, run_with_input, shoal, tool};

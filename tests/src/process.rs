@@ -154,6 +154,9 @@ fn spawn(command: &mut Command) -> Child {
     let program = command.get_program().to_string_lossy();
     let package = match &*program {
         "nix" | "nix-store" | "nix-daemon" | "nix-env" | "nix-collect-garbage" => "nix-bin",
+        "busybox" => "busybox-static",
+        "debugfs" | "e2fsck" | "mke2fs" => "e2fsprogs",
+        "qemu-system-x86_64" => "qemu-system-x86",
         "openssl" | "sqlite3" | "python3" => &program,
         _ => panic!("cannot start {program}: {error}"),
     };
@@ -202,8 +205,9 @@ impl Service {
         service
     }
 
+    /// Starts a program, and waits for nothing.
     #[track_caller]
-    fn begin(command: &mut Command) -> Self {
+    pub(crate) fn begin(command: &mut Command) -> Self {
         let talk = NamedTempFile::new().expect("a temporary file");
         let append = || fs::OpenOptions::new().append(true).open(talk.path()).expect("it is ours");
         command.stdin(Stdio::null()).stdout(append()).stderr(append());
