@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::Value;
 use tests::{
-    Random, Machine,
+    Machine, Random,
     guest::{disk, line_of},
     long,
 };

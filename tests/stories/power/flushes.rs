@@ -3,7 +3,7 @@
 use std::{fs, panic, path::Path};
 
 use tests::{
-    Random, Machine, Nix, Ran, Server,
+    Machine, Nix, Ran, Random, Server,
     guest::{
         disk,
         write_log::{Cache, WriteLog},
