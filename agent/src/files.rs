@@ -1,10 +1,11 @@
 //! Files that survive a power cut: whole and old, or whole and new, never between.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
@@ -70,6 +71,31 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     sync.map_err(|source| failed("sync", folder, source))
 }
 
+/// Waits for the lock at `path`, a file of this user alone; dropping it releases it, and so does
+/// the end of the process, however it ends.
+pub(crate) fn lock(path: &Path) -> Result<File, FileError> {
+    let failed = |source| FileError { action: "lock", path: path.to_owned(), source };
+    if let Some(folder) = path.parent() {
+        make_private_folder(folder)?;
+    }
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    // A file that was there before may have been made under any umask.
+    file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
+    loop {
+        match flock(&file, FlockOperation::LockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(failed(error.into())),
+        }
+    }
+}
+
 /// Reads a file of at most `max` bytes, if it is there.
 pub(crate) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, FileError> {
     let failed = |source| FileError { action: "read", path: path.to_owned(), source };
@@ -111,8 +137,6 @@ fn is_dead(process: Pid) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]

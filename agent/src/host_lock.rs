@@ -3,25 +3,18 @@
 //! The kernel releases it with the process that holds it, however that ends. So whoever has it
 //! knows that a switch which the journal calls unfinished is nobody's any more.
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
 
-use rustix::fs::{FlockOperation, flock};
-
-use crate::files;
+use crate::files::{self, FileError};
 
 /// Name of the lock in the state folder.
 const NAME: &str = "switch.lock";
 
 /// Why the lock could not be taken.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot lock `{}`", path.display())]
-pub(crate) struct HostLockError {
-    path: PathBuf,
-    source: io::Error,
-}
+#[error(transparent)]
+pub(crate) struct HostLockError(#[from] FileError);
 
 /// The lock; dropping it releases it.
 #[derive(Debug)]
@@ -32,23 +25,7 @@ pub(crate) struct HostLock {
 impl HostLock {
     /// Waits for the lock.
     pub(crate) fn take(state_dir: &Path) -> Result<Self, HostLockError> {
-        let path = state_dir.join(NAME);
-        let failed = |source| HostLockError { path: path.clone(), source };
-        files::make_private_folder(state_dir).map_err(|error| failed(error.source))?;
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(failed)?;
-        loop {
-            match flock(&file, FlockOperation::LockExclusive) {
-                Ok(()) => return Ok(Self { _file: file }),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(failed(error.into())),
-            }
-        }
+        Ok(Self { _file: files::lock(&state_dir.join(NAME))? })
     }
 }
 

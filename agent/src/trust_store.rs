@@ -19,6 +19,9 @@ const TOP: &str = "top.json";
 /// The root that the configuration pins, if it pins a digest alone.
 const PINNED: &str = "pinned-root.json";
 
+/// Held by whoever compares and replaces a file here.
+const LOCK: &str = "lock";
+
 /// More than any state within the caps of the rules.
 const MAX_FILE: u64 = 64 << 20;
 
@@ -31,6 +34,9 @@ pub(crate) enum TrustStoreError {
     /// A file holds something else than we wrote.
     #[error("cannot use `{}`", path.display())]
     Stored { path: PathBuf, source: StoredError },
+    /// What was verified began with what is not there any more.
+    #[error("another process changed `{}` at the same time", .0.display())]
+    Overtaken(PathBuf),
     /// The configured root is missing.
     #[error("there is no root metadata at `{}`", .0.display())]
     NoRoot(PathBuf),
@@ -72,9 +78,13 @@ impl TrustStore {
         read(&self.folder.join(TOP), Stored::parse)
     }
 
-    /// Commits root, timestamp, snapshot and targets together.
-    pub(crate) fn commit_top(&self, stored: &Stored) -> Result<(), TrustStoreError> {
-        commit(&self.folder.join(TOP), &stored.to_bytes())
+    /// Commits root, timestamp, snapshot and targets together, which were verified beginning with
+    /// `before`.
+    ///
+    /// Another process may have gone further meanwhile: then nothing is changed, as older floors
+    /// would take the place of newer ones, and it is to be verified again.
+    pub(crate) fn commit_top(&self, before: &Stored, new: &Stored) -> Result<(), TrustStoreError> {
+        self.commit(&self.folder.join(TOP), before, &new.to_bytes(), Stored::parse)
     }
 
     /// Reads what is known of one policy or manifest.
@@ -82,13 +92,36 @@ impl TrustStore {
         read(&self.target_file(path), StoredTarget::parse)
     }
 
-    /// Commits one policy or manifest with the roles that lead to it.
+    /// Commits one policy or manifest with the roles that lead to it, which were verified
+    /// beginning with `before`; see [`commit_top`](Self::commit_top).
     pub(crate) fn commit_target(
         &self,
         path: &TargetPath,
-        stored: &StoredTarget,
+        before: &StoredTarget,
+        new: &StoredTarget,
     ) -> Result<(), TrustStoreError> {
-        commit(&self.target_file(path), &stored.to_bytes())
+        self.commit(&self.target_file(path), before, &new.to_bytes(), StoredTarget::parse)
+    }
+
+    /// Writes only what changed, so that a poll with nothing new writes nothing.
+    fn commit<T: Default + PartialEq>(
+        &self,
+        path: &Path,
+        before: &T,
+        new: &[u8],
+        parse: impl FnOnce(&[u8]) -> Result<T, StoredError>,
+    ) -> Result<(), TrustStoreError> {
+        if files::read(path, MAX_FILE)?.as_deref() == Some(new) {
+            return Ok(());
+        }
+        let _lock = files::lock(&self.folder.join(LOCK))?;
+        if read(path, parse)? != *before {
+            return Err(TrustStoreError::Overtaken(path.to_owned()));
+        }
+        crash::point("trust.write");
+        files::replace(path, new)?;
+        crash::point("trust.written");
+        Ok(())
     }
 
     fn target_file(&self, path: &TargetPath) -> PathBuf {
@@ -102,17 +135,6 @@ fn read<T: Default>(
 ) -> Result<T, TrustStoreError> {
     let Some(bytes) = files::read(path, MAX_FILE)? else { return Ok(T::default()) };
     parse(&bytes).map_err(|source| TrustStoreError::Stored { path: path.to_owned(), source })
-}
-
-/// Writes only what changed, so that a poll with nothing new writes nothing.
-fn commit(path: &Path, bytes: &[u8]) -> Result<(), TrustStoreError> {
-    if files::read(path, MAX_FILE)?.as_deref() == Some(bytes) {
-        return Ok(());
-    }
-    crash::point("trust.write");
-    files::replace(path, bytes)?;
-    crash::point("trust.written");
-    Ok(())
 }
 
 #[cfg(test)]
@@ -130,11 +152,11 @@ mod tests {
         let (folder, store) = store();
         assert_eq!(store.top().unwrap(), Stored::default());
         let top = Stored { root: Some(b"{}".to_vec()), ..Stored::default() };
-        store.commit_top(&top).unwrap();
+        store.commit_top(&Stored::default(), &top).unwrap();
         let webshop = TargetPath::parse("eu-prod/webshop").unwrap();
         let policy = TargetPath::parse("eu-prod/_policy").unwrap();
         let target = StoredTarget { target: Some(b"{}".to_vec()), ..StoredTarget::default() };
-        store.commit_target(&webshop, &target).unwrap();
+        store.commit_target(&webshop, &StoredTarget::default(), &target).unwrap();
         assert_eq!(store.top().unwrap(), top);
         assert_eq!(store.target(&webshop).unwrap(), target);
         assert_eq!(store.target(&policy).unwrap(), StoredTarget::default());
@@ -142,16 +164,38 @@ mod tests {
     }
 
     #[test]
+    fn whoever_is_overtaken_changes_nothing() {
+        let (_folder, store) = store();
+        let top = |text: &str| Stored { root: Some(text.into()), ..Stored::default() };
+        store.commit_top(&Stored::default(), &top("1")).unwrap();
+        // Both have read 1; the slower one has older news.
+        store.commit_top(&top("1"), &top("3")).unwrap();
+        let late = store.commit_top(&top("1"), &top("2")).unwrap_err();
+        assert!(matches!(late, TrustStoreError::Overtaken(_)), "{late}");
+        assert_eq!(store.top().unwrap(), top("3"));
+        // Whoever has found the same has nothing to write.
+        store.commit_top(&top("1"), &top("3")).unwrap();
+
+        let path = TargetPath::parse("eu-prod/webshop").unwrap();
+        let target =
+            |text: &str| StoredTarget { target: Some(text.into()), ..StoredTarget::default() };
+        store.commit_target(&path, &StoredTarget::default(), &target("3")).unwrap();
+        let late = store.commit_target(&path, &StoredTarget::default(), &target("2")).unwrap_err();
+        assert!(matches!(late, TrustStoreError::Overtaken(_)), "{late}");
+        assert_eq!(store.target(&path).unwrap(), target("3"));
+    }
+
+    #[test]
     fn a_crash_between_two_writes_leaves_the_old_state() {
         let (folder, store) = store();
         let old = Stored { root: Some(b"{}".to_vec()), ..Stored::default() };
-        store.commit_top(&old).unwrap();
+        store.commit_top(&Stored::default(), &old).unwrap();
         // What a kill between writing and renaming leaves behind.
         let half = folder.path().join("trust/main/top.json.12345.tmp");
         std::fs::write(half, "{\"format\":1,").unwrap();
         assert_eq!(store.top().unwrap(), old);
-        let new = Stored { timestamp: Some(b"{}".to_vec()), ..old };
-        store.commit_top(&new).unwrap();
+        let new = Stored { timestamp: Some(b"{}".to_vec()), ..old.clone() };
+        store.commit_top(&old, &new).unwrap();
         assert_eq!(store.top().unwrap(), new);
     }
 
@@ -159,12 +203,12 @@ mod tests {
     fn a_failed_write_is_an_error_and_keeps_the_old_state() {
         let (folder, store) = store();
         let old = Stored { root: Some(b"{}".to_vec()), ..Stored::default() };
-        store.commit_top(&old).unwrap();
+        store.commit_top(&Stored::default(), &old).unwrap();
         // A folder where the temporary file must go, so that it cannot be written.
         let name = format!("trust/main/top.json.{}.tmp", std::process::id());
         std::fs::create_dir(folder.path().join(name)).unwrap();
         let new = Stored { timestamp: Some(b"{}".to_vec()), ..old.clone() };
-        assert!(store.commit_top(&new).is_err());
+        assert!(store.commit_top(&old, &new).is_err());
         assert_eq!(store.top().unwrap(), old);
     }
 

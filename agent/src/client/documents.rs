@@ -10,6 +10,7 @@ use shared::problem::chain;
 use shared::trust::{Error, Found, Trusted, Verified};
 use shared::version::SoftwareVersion;
 
+use super::refresh::RESTARTS;
 use super::{Client, Source, Trouble, TrustFacts};
 use crate::state::{Code, Reason};
 
@@ -96,7 +97,7 @@ impl Client {
     ) -> Result<Found, Reason> {
         let mut worst: Option<Trouble> = None;
         for source in self.sources_from(first) {
-            match self.target_from(trusted, source, path).await {
+            match self.target_patiently(trusted, source, path).await {
                 Ok(found) => return Ok(found),
                 Err(Attempt::NotListed(reason)) => return Err(reason),
                 Err(Attempt::Failed(trouble)) => {
@@ -119,6 +120,24 @@ impl Client {
         good.map(Some).into_iter().chain(others.map(|(_, source)| Some(source))).chain(nobody)
     }
 
+    /// Asks one source, again if another process has meanwhile committed this target.
+    async fn target_patiently(
+        &self,
+        trusted: &Trusted,
+        source: Option<&Source>,
+        path: &TargetPath,
+    ) -> Result<Found, Attempt> {
+        let mut restarts = 0;
+        loop {
+            match self.target_from(trusted, source, path).await {
+                Err(Attempt::Failed(trouble)) if trouble.is_overtaken() && restarts < RESTARTS => {
+                    restarts += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
     async fn target_from(
         &self,
         trusted: &Trusted,
@@ -130,7 +149,7 @@ impl Client {
         let refused = |error| Trouble::Trust { source_url: source_url(), source: error };
         let known = self.store.target(path).map_err(Trouble::from)?;
         let before = if known.target.is_some() { Before::Found } else { Before::Nothing };
-        let mut lookup = match trusted.lookup(&path.to_string(), known) {
+        let mut lookup = match trusted.lookup(&path.to_string(), known.clone()) {
             Ok(lookup) => lookup,
             Err(Error::NotListed { .. }) => {
                 return Err(Attempt::NotListed(not_listed(path, Reached::No, before)));
@@ -149,7 +168,7 @@ impl Client {
             }
         }
         let found = lookup.finish().map_err(refused)?;
-        self.store.commit_target(path, &found.stored).map_err(Trouble::from)?;
+        self.store.commit_target(path, &known, &found.stored).map_err(Trouble::from)?;
         Ok(found)
     }
 }

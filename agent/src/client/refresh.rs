@@ -19,6 +19,10 @@ const MAX_ROOTS: u32 = 256;
 /// The largest root metadata that is read for a pinned digest.
 const MAX_ROOT: u64 = 256 * 1024;
 
+/// How often one source is asked again because another process was faster: whoever is overtaken
+/// that often is among more processes than one host has.
+pub(super) const RESTARTS: u32 = 5;
+
 /// Verified metadata, and the place among the sources of the one that had it.
 #[derive(Debug)]
 pub(super) struct Refreshed {
@@ -58,7 +62,26 @@ impl Client {
             .map_err(|source| Trouble::Trust { source_url: "state_dir".to_owned(), source })
     }
 
+    /// Asks one source, again if another process has meanwhile committed what is newer.
     async fn refresh_from(
+        &mut self,
+        source: &Source,
+        mut wait: Duration,
+    ) -> Result<(Trusted, News), Trouble> {
+        let mut restarts = 0;
+        loop {
+            match self.refresh_once(source, wait).await {
+                Err(trouble) if trouble.is_overtaken() && restarts < RESTARTS => {
+                    tracing::debug!(registry = %source.base(), "overtaken by another process");
+                    restarts += 1;
+                    wait = Duration::ZERO;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn refresh_once(
         &mut self,
         source: &Source,
         wait: Duration,
@@ -97,7 +120,7 @@ impl Client {
             refresh.feed(&need.name, bytes).map_err(refused)?;
         }
         let trusted = refresh.finish().map_err(refused)?;
-        self.store.commit_top(trusted.stored())?;
+        self.store.commit_top(&stored, trusted.stored())?;
         self.record.root_checked_at = Some(Timestamp::now());
         let news =
             if trusted.stored().timestamp == stored.timestamp { News::None } else { News::Some };

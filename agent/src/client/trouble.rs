@@ -69,6 +69,11 @@ impl Trouble {
             .next("agent status")
     }
 
+    /// Returns whether another process changed what this one had begun with: to be tried again.
+    pub(super) const fn is_overtaken(&self) -> bool {
+        matches!(self, Self::Store(TrustStoreError::Overtaken(_)))
+    }
+
     /// Orders troubles: what needs somebody's eye first is greatest.
     pub(super) fn severity(&self) -> u8 {
         match self {
