@@ -6,6 +6,20 @@
 //! lies is named in the outcome, and the next one is asked. Everything becomes valid in one
 //! transaction at the end.
 //!
+//! A process that dies on the way, at whatever [`Step`], leaves nothing valid that is not whole, and
+//! nothing that the next run does not find:
+//!
+//! | it died | it leaves | the next run |
+//! |---|---|---|
+//! | after [`Step::Rooted`] | its temporary roots | removes what the roots name, then the roots |
+//! | after [`Step::Locked`] | lock files too, free since the kernel closed them | takes or removes them |
+//! | before [`Step::Committed`] | trees too, whole or not, none of them valid | removes them, and fetches anew what it wants |
+//! | after [`Step::Committed`] | no trees | finds all valid |
+//! | after [`Step::Unlocked`] | its temporary roots | removes them |
+//!
+//! Half a tree and a whole one are not told apart, so what was not valid yet is fetched again. A run
+//! that is stopped, or fails, is better off: it makes valid what is whole before it ends.
+//!
 //! Without an index, [`discover`] makes one from narinfos first. Start at [`run`].
 
 mod discover;
