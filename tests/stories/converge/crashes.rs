@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::process::ExitStatusExt as _, process::Stdio, thread, time::Duration};
 
-use tests::{Builder, Host, eventually};
+use tests::{Builder, Host, Random, eventually};
 
 use super::{ACTIVATE, active, publish, realm, team};
 
@@ -66,13 +66,6 @@ fn a_rollback_that_is_killed_anywhere_ends_on_what_ran_before() {
     });
 }
 
-/// Returns a number below `end` that looks random and is the same each time.
-fn scatter(index: u64, end: u64) -> u64 {
-    let mut bits = index.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    (bits ^ (bits >> 27)) % end
-}
-
 #[test]
 fn a_host_that_is_killed_at_any_moment_never_loses_a_generation_and_arrives() {
     let builder = Builder::new();
@@ -81,7 +74,7 @@ fn a_host_that_is_killed_at_any_moment_never_loses_a_generation_and_arrives() {
     let host = Host::enrol(&realm, "eu", "host-1");
     publish(&web, &builder, "web", ACTIVATE);
     host.run(&["once"]).ok();
-    let mut version = 1;
+    let (mut version, mut random) = (1, Random::new("converge"));
     for moment in 0..if tests::long() { 1000 } else { 12 } {
         let profile = host.profile("web");
         let arrived = profile["state"] == "converged" && profile["running"]["version"] == version;
@@ -93,7 +86,7 @@ fn a_host_that_is_killed_at_any_moment_never_loses_a_generation_and_arrives() {
         let mut once = host.agent();
         once.arg("once").stdout(Stdio::null()).stderr(Stdio::null());
         let mut once = once.spawn().unwrap();
-        thread::sleep(Duration::from_millis(scatter(moment, 250)));
+        thread::sleep(Duration::from_millis(random.below(250)));
         once.kill().unwrap();
         once.wait().unwrap();
         let current = host.current("web").unwrap();
