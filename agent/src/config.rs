@@ -206,6 +206,12 @@ mod tests {
                 .contains("`https` or `http`")
         );
         assert!(refused(&format!("state_dir = \"x\"\n{TRUST}")).contains("`x` is not absolute"));
+        assert!(
+            refused(&format!("{TRUST}[store]\nbandwidth = 7")).contains("not between 1024 and")
+        );
+        let cache = "[[cache]]\nurl = \"https://c.example\"\n";
+        let refused = refused(&format!("{TRUST}{cache}netrc = \"netrc\""));
+        assert!(refused.contains("`netrc` is not absolute"), "{refused}");
     }
 
     #[test]

@@ -53,7 +53,7 @@ const fn place(event: &Event<'_>) -> Option<&'static str> {
         Event::Reached(Step::Unlocked) => "substitute.unlocked",
         Event::Discovered { .. }
         | Event::Planned(_)
-        | Event::Downloaded(_)
+        | Event::Downloaded { .. }
         | Event::Dropped(_)
         | Event::Faulty(_) => return None,
     })

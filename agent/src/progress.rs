@@ -12,7 +12,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use shared::human;
-use store::substitute::{Event, Fault, Observer};
+use store::substitute::{Event, Fault, Observer, Share, Shares};
 
 use crate::output::Output;
 
@@ -41,6 +41,7 @@ struct Counters {
     unpacked: AtomicU64,
     downloaded: AtomicU64,
     faults: Mutex<Vec<(String, String)>>,
+    shares: Shares,
 }
 
 impl Counters {
@@ -69,7 +70,7 @@ enum Line<'a> {
     Progress { paths: u64, unpacked: u64, downloaded: u64 },
     Finished { path: String, cache: &'a str },
     Fault { path: String, cache: &'a str, text: String },
-    Done { paths: u64, nar_size: u64, downloaded: u64, seconds: u64 },
+    Done { paths: u64, nar_size: u64, downloaded: u64, seconds: u64, caches: &'a [Share] },
 }
 
 impl Progress {
@@ -109,7 +110,8 @@ impl Progress {
         let seconds = self.started.elapsed().as_secs();
         self.summarise_faults();
         if self.output.is_json() {
-            self.line(&Line::Done { paths, nar_size, downloaded, seconds });
+            let caches = &counters.shares.get();
+            self.line(&Line::Done { paths, nar_size, downloaded, seconds, caches });
         } else if paths == 0 {
             self.output.talk("everything is there already");
         } else {
@@ -129,6 +131,7 @@ impl Progress {
 
     fn hear(&self, event: Event<'_>) {
         let counters = &*self.counters;
+        counters.shares.hear(&event);
         match event {
             Event::Discovered { paths } => {
                 Counters::set(&counters.discovered, paths as u64);
@@ -146,7 +149,7 @@ impl Progress {
             Event::Started { path, cache, .. } => {
                 self.output.detail(&format!("{path} from {cache}"));
             }
-            Event::Downloaded(bytes) => {
+            Event::Downloaded { bytes, .. } => {
                 counters.downloaded.fetch_add(bytes, Ordering::Relaxed);
             }
             Event::Unpacked(bytes) => {

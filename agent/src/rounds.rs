@@ -157,3 +157,21 @@ fn groups<'a>(documents: &'a Documents) -> Groups<'a> {
     };
     documents.groups.iter().map(|(name, group)| (name, group.as_ref().map(published))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_of_this_hosts_is_for_the_cache_that_a_policy_names_as_well() {
+        let text = "[store]\nbandwidth = 5000\n[registry]\nca_file = \"/ca\"\n\
+            [[cache]]\nurl = \"https://c.example/a\"\nnetrc = \"/netrc\"\n\
+            [[cache]]\nurl = \"https://d.example\"\n[trust]\nroot = \"/root.json\"\n";
+        let config = crate::config::parse(std::path::Path::new("agent.toml"), text).unwrap();
+        let options = network(&config.settings);
+        assert_eq!((options.bandwidth, options.ca_file), (Some(5000), Some("/ca".into())));
+        let as_in_a_policy = Location::parse("https://c.example/a/").unwrap();
+        assert_eq!(options.netrc_of.len(), 1);
+        assert_eq!(options.netrc_of.get(&as_in_a_policy), Some(&"/netrc".into()));
+    }
+}

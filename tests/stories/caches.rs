@@ -130,6 +130,35 @@ async fn what_is_transient_is_tried_again_and_what_is_final_is_not() {
 }
 
 #[tokio::test]
+async fn a_pause_that_a_cache_asks_for_is_kept() {
+    let server = server();
+    let cache = open(&server.url()).await.unwrap();
+    // A date, two seconds after the server's own: whatever the clock here says.
+    let busy = Response::new(503, "")
+        .header("Date", "Sun, 06 Nov 1994 08:49:37 GMT")
+        .header("Retry-After", "Sun, 06 Nov 1994 08:49:39 GMT");
+    server.answer(NARINFO, busy);
+    let start = std::time::Instant::now();
+    assert!(cache.narinfo(&path()).await.is_err());
+    assert!(start.elapsed() >= Duration::from_millis(1900), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn an_answer_without_a_head_is_given_up() {
+    let hole = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}", hole.local_addr().unwrap());
+    let options = NetworkOptions {
+        attempts: 2,
+        header_timeout: Duration::from_millis(50),
+        backoff: Duration::from_millis(1),
+        ..NetworkOptions::default()
+    };
+    let network = Network::new(&options).unwrap();
+    let error = BinaryCache::open(&Location::parse(&url).unwrap(), &network).await.unwrap_err();
+    assert!(error.is_unreachable(), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_nar_that_breaks_off_goes_on_where_it_was() {
     let server = server();
     let cache = open(&server.url()).await.unwrap();

@@ -13,7 +13,7 @@ use shared::{
     nix::{PublicKey, StorePath, TrustedKeys},
 };
 use store::{
-    cache::{BinaryCache, Location, Network, NetworkOptions},
+    cache::{BinaryCache, CacheError, Location, Network, NetworkOptions},
     local::LocalStore,
     substitute::{
         Cause, Discovered, Event, FaultCause, Limits, Observer, Outcome, Sources, SubstituteError,
@@ -315,4 +315,120 @@ async fn the_future_of_a_run_may_move_between_threads() {
     let closures = [story.index.clone()];
     let (limits, silent): (Limits, Observer) = (Limits::default(), Arc::new(|_| {}));
     assert!(is_send(run(&story.store, &closures, &sources, &limits, &silent)).await.is_err());
+}
+
+/// Serves the folder, but lets each NAR drip, a byte at a time: fifty a second.
+fn dripping_server() -> String {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let converse = |stream: std::net::TcpStream| -> std::io::Result<()> {
+        let mut lines = BufReader::new(stream.try_clone()?).lines();
+        let first = lines.next().transpose()?.unwrap_or_default();
+        let path = first.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
+        while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+        let mut stream = &stream;
+        let body = std::fs::read(fixture("nix/cache-zstd").join(&path))?;
+        let length = body.len();
+        write!(stream, "HTTP/1.1 200 .\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n")?;
+        if !path.starts_with("nar/") {
+            return stream.write_all(&body);
+        }
+        for byte in body {
+            stream.write_all(&[byte])?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || drop(converse(stream)));
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_cache_that_drips_is_left_for_another_one() {
+    let story = Story::new().await;
+    let (dripping, honest) = (dripping_server(), server());
+    let options =
+        NetworkOptions { rate_window: Duration::from_millis(300), ..NetworkOptions::default() };
+    let network = Network::new(&options).unwrap();
+    let places =
+        [dripping.as_str(), &honest.url()].map(|url| (Location::parse(url).unwrap(), None));
+    let (caches, errors) = BinaryCache::open_all(&places, &network).await;
+    assert!(errors.is_empty(), "{errors:?}");
+    let outcome = story.run(&story.sources(caches)).await.unwrap();
+    assert_eq!((outcome.paths, story.valid()), (PATHS, PATHS));
+    assert!(outcome.faults.iter().all(|fault| fault.cache == dripping), "{:?}", outcome.faults);
+    let said = outcome.faults[0].line();
+    assert!(said.contains("others may be faster"), "{said}");
+    story.verify();
+}
+
+#[tokio::test]
+async fn a_cache_that_asks_for_a_long_pause_gets_it_while_another_one_works() {
+    let story = Story::new().await;
+    let (busy, free) = (server(), server());
+    let network = Network::new(&NetworkOptions::default()).unwrap();
+    let places = [busy.url(), free.url()].map(|url| (Location::parse(&url).unwrap(), None));
+    let (caches, _) = BinaryCache::open_all(&places, &network).await;
+    drop(busy.take_requests());
+    busy.hook(|_| Some(Response::new(429, "").header("Retry-After", "300")));
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let outcome = story.run_limited(&story.sources(caches), &limits).await.unwrap();
+    assert_eq!((outcome.paths, outcome.faults.len()), (PATHS, 1));
+    assert_eq!(busy.take_requests().len(), 1);
+    story.verify();
+}
+
+#[tokio::test]
+async fn what_a_cache_did_is_remembered_in_the_next_round() {
+    let (liar, gone, honest) = (server(), server(), server());
+    liar.hook(lie);
+    let places = [liar.url(), gone.url(), honest.url()];
+    drop(gone);
+    let places = places.map(|url| (Location::parse(&url).unwrap(), None));
+    let backoff = Duration::from_millis(1);
+    let network = Network::new(&NetworkOptions { backoff, ..NetworkOptions::default() }).unwrap();
+    let first = Story::new().await;
+    let (caches, errors) = BinaryCache::open_all(&places, &network).await;
+    assert_eq!((caches.len(), errors.len()), (2, 1), "{errors:?}");
+    assert!(!first.run(&first.sources(caches)).await.unwrap().faults.is_empty());
+    assert!(!liar.take_requests().is_empty());
+
+    let second = Story::new().await;
+    let (caches, errors) = BinaryCache::open_all(&places, &network).await;
+    assert!(errors.is_empty(), "nobody waits for what is known: {errors:?}");
+    assert_eq!(caches.len(), 3, "but it could still be asked");
+    let outcome = second.run(&second.sources(caches)).await.unwrap();
+    assert_eq!((outcome.paths, outcome.faults.len()), (PATHS, 0), "{:?}", outcome.faults);
+    assert!(liar.take_requests().is_empty());
+
+    // If nobody else has it, even a liar is asked: what it says is checked.
+    liar.hook(|_| None);
+    drop(honest);
+    let third = Story::new().await;
+    let (caches, _) = BinaryCache::open_all(&places, &network).await;
+    assert_eq!(third.run(&third.sources(caches)).await.unwrap().paths, PATHS);
+    third.verify();
+}
+
+#[tokio::test]
+async fn a_cache_that_never_answers_holds_up_nobody() {
+    let story = Story::new().await;
+    // Connections come about, because the kernel makes them, and nothing more happens.
+    let hole = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}", hole.local_addr().unwrap());
+    let honest = server();
+    let places = [url, honest.url()].map(|url| (Location::parse(&url).unwrap(), None));
+    let network = Network::new(&NetworkOptions::default()).unwrap();
+    let (caches, errors) = BinaryCache::open_all(&places, &network).await;
+    let names: Vec<_> = caches.iter().map(BinaryCache::name).collect();
+    assert_eq!(names[0], honest.url());
+    assert_eq!(names.len(), 2, "it may still be asked for what nobody else has");
+    assert!(matches!(errors[..], [CacheError::Late { .. }]), "{errors:?}");
+    let outcome = story.run(&story.sources(caches)).await.unwrap();
+    assert_eq!((outcome.paths, outcome.faults.len()), (PATHS, 0));
 }

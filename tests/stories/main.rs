@@ -28,6 +28,8 @@ mod house;
 #[cfg(test)]
 mod local_store;
 #[cfg(test)]
+mod network;
+#[cfg(test)]
 mod power;
 #[cfg(test)]
 mod publish;

@@ -29,7 +29,7 @@ server.serve_forever()
 "#;
 
 /// Makes an authority, `ca.pem`, and a server's key with a certificate of it, `server.pem`.
-fn make_certificates(folder: &Path) {
+pub(crate) fn make_certificates(folder: &Path) {
     let script = r#"set -e
 openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=test-ca -days 2
 openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=127.0.0.1
@@ -42,7 +42,7 @@ cat server.key server.crt > server.pem"#;
 
 /// Starts a server over TLS and returns its URL.
 #[track_caller]
-fn serve(folder: &Path, elsewhere: &str) -> (Service, String) {
+pub(crate) fn serve(folder: &Path, elsewhere: &str) -> (Service, String) {
     let mut python = tool("python3");
     python.args(["-c", SERVER]).arg(fixture("nix/cache-xz")).arg(folder.join("server.pem"));
     let service = Service::start(python.arg(elsewhere), "serves port");

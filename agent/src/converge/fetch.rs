@@ -9,7 +9,7 @@ use shared::id::Digest;
 use shared::problem::chain;
 use store::disk;
 use store::local::LocalStore;
-use store::substitute::{self, Cause, Limits, Sources, SubstituteError};
+use store::substitute::{self, Cause, Limits, Observer, Share, Shares, Sources, SubstituteError};
 use tokio_util::sync::CancellationToken;
 
 use super::{ConvergeError, Converger, Order};
@@ -74,11 +74,15 @@ impl Converger {
             Err(_) if is_valid(&store, &closures).await? => Sources::default(),
             Err(reason) => return Err(reason),
         };
-        let observer = crash::observe(&order.observer);
         let limits = Limits { stop: stop.clone(), ..order.limits.clone() };
-        substitute::run(&store, &closures, &sources, &limits, &observer)
-            .await
-            .map_err(|error| refuse(&error))?;
+        let shares = Shares::default();
+        let observer = naming_liars(profile, crash::observe(&order.observer));
+        let observer = shares.beside(observer);
+        let run = substitute::run(&store, &closures, &sources, &limits, &observer).await;
+        for Share { cache, paths, downloaded, faults } in shares.get() {
+            tracing::info!(profile = %profile.name, cache, paths, downloaded, faults, "fetched");
+        }
+        run.map_err(|error| refuse(&error))?;
         crash::point("fetch.valid");
         let (name, path) = (profile.name.to_string(), wanted.path.clone());
         // So that the closure outlives this process, which a temporary root would not.
@@ -95,6 +99,19 @@ async fn unless<T>(
 ) -> Result<T, Reason> {
     let stopped = || Err(Reason::new(Code::FetchFailed, "stopped"));
     stop.run_until_cancelled(work).await.unwrap_or_else(stopped)
+}
+
+/// Says in the log which cache delivered what had to be refused.
+fn naming_liars(profile: &Profile, observer: Observer) -> Observer {
+    let name = profile.name.clone();
+    Arc::new(move |event| {
+        if let substitute::Event::Faulty(fault) = event
+            && fault.cause.is_lie()
+        {
+            tracing::warn!(profile = %name, path = %fault.path, "a cache lied: {}", fault.line());
+        }
+        observer(event);
+    })
 }
 
 async fn is_valid(store: &Arc<LocalStore>, closures: &[ClosureIndex]) -> Result<bool, Reason> {

@@ -27,6 +27,7 @@ mod error;
 mod fetch;
 mod offer;
 mod plan;
+mod share;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -49,6 +50,7 @@ use crate::{
 pub use discover::{Discovered, discover};
 pub use error::{Cause, Fault, FaultCause, SubstituteError};
 pub use plan::{Plan, check_space, plan};
+pub use share::{Share, Shares};
 
 /// Where paths may come from, and whom to believe.
 #[derive(Debug, Clone, Default)]
@@ -111,7 +113,12 @@ pub enum Event<'a> {
         nar_size: u64,
     },
     /// Bytes came from a cache.
-    Downloaded(u64),
+    Downloaded {
+        /// The cache.
+        cache: &'a str,
+        /// How many.
+        bytes: u64,
+    },
     /// Bytes of NARs were unpacked.
     Unpacked(u64),
     /// Bytes of NARs that were unpacked count no more: that path starts again.

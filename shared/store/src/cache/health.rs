@@ -39,6 +39,8 @@ struct LeftOut {
     until: Instant,
     /// When somebody last tried whether it is well again.
     trial: Option<Instant>,
+    /// Whether it failed to deliver when it was asked for want of another one.
+    is_useless: bool,
 }
 
 /// Sums over its answers, of which older ones count less and less.
@@ -64,7 +66,8 @@ const TYPICAL: f64 = 1024.0 * 1024.0;
 pub(crate) struct Standing {
     /// The lower, the sooner it is asked.
     pub(crate) priority: u32,
-    left_out: Option<(Why, Instant)>,
+    /// The lesser evil is the smaller.
+    left_out: Option<(bool, Why, Instant)>,
     is_sick: bool,
     expected: Option<f64>,
 }
@@ -75,7 +78,10 @@ impl Health {
         let speed = self.speed.filter(|speed| now < speed.measured + SPEED_MEMORY);
         Standing {
             priority,
-            left_out: self.left_out.filter(|out| !out.is_due(now)).map(|out| (out.why, out.until)),
+            left_out: self
+                .left_out
+                .filter(|out| !out.is_due(now))
+                .map(|out| (out.is_useless, out.why, out.until)),
             is_sick: self.failures > 0
                 && self.last_failure.is_some_and(|last| now < last + SICK_MEMORY),
             expected: speed.map(|speed| speed.expected()),
@@ -96,6 +102,9 @@ impl Health {
         // One good answer makes no liar honest before its time.
         if self.left_out.is_some_and(|out| out.why == Why::Lied && asked >= out.until) {
             self.left_out = None;
+        }
+        if let Some(out) = &mut self.left_out {
+            out.is_useless = false;
         }
         self.answered(asked);
     }
@@ -179,10 +188,11 @@ impl Health {
 
     fn leave_out(&mut self, why: Why, now: Instant, wait: Duration) {
         let until = now + wait;
+        let is_useless = self.left_out.is_some();
         let before = self.left_out.filter(|out| out.why > why || out.until > until);
         let (why, until) =
             before.map_or((why, until), |out| (out.why.max(why), out.until.max(until)));
-        self.left_out = Some(LeftOut { why, since: now, until, trial: None });
+        self.left_out = Some(LeftOut { why, since: now, until, trial: None, is_useless });
     }
 }
 

@@ -35,8 +35,8 @@ impl Pace {
         }
         let (bytes, waited) = (self.bytes, self.waited);
         (self.bytes, self.waited) = (0, Duration::ZERO);
-        // In whole seconds: this is no matter of fractions.
-        let needed = self.rate.saturating_mul(waited.as_secs());
+        let milliseconds = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+        let needed = self.rate.saturating_mul(milliseconds) / 1000;
         if bytes < needed { Err(TooSlow { bytes, waited }) } else { Ok(()) }
     }
 }

@@ -174,6 +174,7 @@ impl Run {
             let unpacked = Arc::new(AtomicU64::new(0));
             let import = Import {
                 info: info.clone(),
+                cache: cache.clone(),
                 compression,
                 unpacked: Arc::clone(&unpacked),
                 observer: Arc::clone(&self.observer),
@@ -262,6 +263,7 @@ fn blame(error: ImportError) -> Failure {
 /// The blocking side of fetching one path.
 struct Import {
     info: PathInfo,
+    cache: BinaryCache,
     compression: shared::nix::narinfo::Compression,
     unpacked: Arc<AtomicU64>,
     observer: Observer,
@@ -276,9 +278,9 @@ impl Import {
         guard: &Guard,
         reader: NarReader,
     ) -> Result<(), ImportError> {
-        let observer = Arc::clone(&self.observer);
-        let downloaded =
-            Counted { inner: reader, count: move |bytes| observer(Event::Downloaded(bytes)) };
+        let (observer, cache) = (Arc::clone(&self.observer), self.cache.clone());
+        let count = move |bytes| observer(Event::Downloaded { cache: cache.name(), bytes });
+        let downloaded = Counted { inner: reader, count };
         let source = |source| ImportError::Source { path: self.info.path.clone(), source };
         let nar = decoder(self.compression, downloaded).map_err(source)?;
         let count = |bytes| {

@@ -130,7 +130,7 @@ fn a_lie_leaves_out_at_once_and_for_longer_than_any_failure() {
     // Nor does it get away with a failure.
     assert_eq!((case.fail(), case.fail()), (None, None));
     case.fail();
-    assert_eq!(case.standing().left_out.unwrap().0, Why::Lied);
+    assert_eq!(case.standing().left_out.unwrap().1, Why::Lied);
     case.pass(wait);
     assert!(!case.is_left_out());
     case.deliver();
@@ -222,7 +222,8 @@ fn of_caches_that_are_all_left_out_the_least_bad_is_chosen() {
     let now = liar.now;
     let all = [&liar, &long_gone, &gone].map(|case| case.health.standing(0, now));
     assert_eq!(choose(&all), Some(2));
-    assert_eq!(choose(&all[..2]), Some(1));
+    assert_eq!(choose(&all[..2]), Some(0), "the other one was tried again, and failed");
+    assert_eq!(choose(&[all[0], all[2]]), Some(1), "who may be back is better than a liar");
     assert_eq!(
         choose(&all[..1]),
         Some(0),
@@ -230,6 +231,22 @@ fn of_caches_that_are_all_left_out_the_least_bad_is_chosen() {
     );
     let well = Health::default().standing(99, now);
     assert_eq!(choose(&[all[2], well]), Some(1), "whatever its priority");
+}
+
+#[test]
+fn the_last_resort_that_delivers_is_asked_before_one_that_does_not() {
+    let (mut liar, mut gone) = (Case::new(), Case::new());
+    liar.lie();
+    assert_eq!((0..3).filter_map(|_| gone.fail()).count(), 1);
+    let choice = |liar: &Case, gone: &Case| choose(&[liar.standing(), gone.standing()]);
+    assert_eq!(choice(&liar, &gone), Some(1));
+    gone.pass(SECOND);
+    gone.fail();
+    liar.deliver();
+    assert_eq!(choice(&liar, &gone), Some(0), "else each path would wait for it in vain");
+    liar.pass(SECOND);
+    liar.lie();
+    assert_eq!(choice(&liar, &gone), Some(1));
 }
 
 #[test]
