@@ -13,6 +13,7 @@ use std::{
         unix::ffi::OsStrExt as _,
     },
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 use rustix::{
@@ -52,7 +53,11 @@ pub struct Unpacker {
 #[derive(Debug)]
 enum Open {
     Directory(OwnedFd),
-    File { file: File, mode: Mode },
+    /// A file, with the mode that it lacks if it could not be made with it.
+    File {
+        file: File,
+        mode: Option<Mode>,
+    },
     Symlink,
 }
 
@@ -91,7 +96,9 @@ impl Unpacker {
             Some(Open::Directory(directory)) => directory.as_fd(),
             Some(Open::File { .. } | Open::Symlink) => return Err(Errno::NOTDIR.into()),
         };
-        let made = make_node(directory, name, node)?;
+        // Below the root nothing but the umask can take bits off a mode.
+        let masked = self.open.is_empty() || !umask_is_open();
+        let made = make_node(directory, name, node, masked)?;
         if self.open.is_empty() {
             // A default ACL comes from the store directory; what is in the tree gets it from here.
             match &made {
@@ -133,7 +140,7 @@ impl Visit for Unpacker {
 
     fn leave(&mut self) -> Result<(), UnpackError> {
         let sealed = match self.open.pop() {
-            Some(Open::Directory(fd)) => seal(fd.as_fd(), Mode::from_raw_mode(0o555)),
+            Some(Open::Directory(fd)) => seal(fd.as_fd(), Some(Mode::from_raw_mode(0o555))),
             Some(Open::File { file, mode }) => seal(file.as_fd(), mode),
             Some(Open::Symlink) => Ok(()),
             None => Err(Errno::INVAL),
@@ -149,7 +156,13 @@ impl Visit for Unpacker {
 const DIRECTORY_FLAGS: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-fn make_node(directory: BorrowedFd<'_>, name: &OsStr, node: &Node) -> io::Result<Open> {
+/// Makes a node; `masked` says that the system may take bits off the mode that it asks for.
+fn make_node(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    node: &Node,
+    masked: bool,
+) -> io::Result<Open> {
     match node {
         Node::Directory => {
             mkdirat(directory, name, Mode::RWXU)?;
@@ -158,9 +171,9 @@ fn make_node(directory: BorrowedFd<'_>, name: &OsStr, node: &Node) -> io::Result
         Node::Regular { executable, .. } => {
             let flags =
                 OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let file = openat(directory, name, flags, Mode::RUSR | Mode::WUSR)?;
             let mode = Mode::from_raw_mode(if *executable { 0o555 } else { 0o444 });
-            Ok(Open::File { file: file.into(), mode })
+            let file = openat(directory, name, flags, mode)?.into();
+            Ok(Open::File { file, mode: masked.then_some(mode) })
         }
         Node::Symlink { target } => {
             symlinkat(OsStr::from_bytes(target), directory, name)?;
@@ -170,9 +183,22 @@ fn make_node(directory: BorrowedFd<'_>, name: &OsStr, node: &Node) -> io::Result
     }
 }
 
-/// Gives a complete node its final mode and time.
-fn seal(node: BorrowedFd<'_>, mode: Mode) -> Result<(), Errno> {
-    fchmod(node, mode)?;
+/// Returns whether the umask leaves canonical modes alone; nothing here ever changes it.
+fn umask_is_open() -> bool {
+    static OPEN: LazyLock<bool> = LazyLock::new(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+        let umask = umask.and_then(|umask| u32::from_str_radix(umask.trim(), 8).ok());
+        umask.is_some_and(|umask| umask & 0o555 == 0)
+    });
+    *OPEN
+}
+
+/// Gives a complete node its time, and the mode that it lacks.
+fn seal(node: BorrowedFd<'_>, mode: Option<Mode>) -> Result<(), Errno> {
+    if let Some(mode) = mode {
+        fchmod(node, mode)?;
+    }
     futimens(node, &canonical_times())
 }
 
