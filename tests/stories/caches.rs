@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shared::nix::StorePath;
-use store::cache::{BinaryCache, CacheError, Location, Network, NetworkOptions};
+use store::cache::{BinaryCache, CacheError, Location, Network, NetworkOptions, WaitingRoom};
 use tests::{Request, Response, Server, fixture, server};
 
 const PATH: &str = "/nix/store/8z53hvy6z9j309dj7laj128c6fsckzcg-nixos-system-testhost-1";
@@ -26,7 +26,7 @@ async fn open(url: &str) -> Result<BinaryCache, CacheError> {
 /// Reads a whole NAR file.
 async fn nar(cache: &BinaryCache, url: &str) -> std::io::Result<Vec<u8>> {
     let body = cache.nar(url).await.unwrap().expect("it is there");
-    let (mut reader, pump) = body.split();
+    let (mut reader, pump) = body.split(&WaitingRoom::new(0));
     let read = tokio::task::spawn_blocking(move || {
         let mut bytes = Vec::new();
         std::io::Read::read_to_end(&mut reader, &mut bytes).map(|_| bytes)

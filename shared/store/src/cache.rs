@@ -20,7 +20,7 @@ use shared::nix::{NarInfo, StorePath, narinfo};
 use std::{path::PathBuf, sync::Arc};
 
 pub use crate::net::NetworkError;
-pub use body::{NarBody, NarReader, Pump};
+pub use body::{NarBody, NarReader, Pump, WaitingRoom};
 pub use error::CacheError;
 pub use info::{CacheInfo, CacheInfoError};
 pub use location::{Location, LocationError, NarUrlError};

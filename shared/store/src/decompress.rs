@@ -3,52 +3,68 @@
 //! They bound memory, not output: a few bytes may still become many. The consumer knows the
 //! NAR's size and has to stop there.
 
-use std::io::{self, BufRead, BufReader, Read};
+mod memory;
+mod xz;
+mod zstd;
+
+use std::io::{self, BufRead, Read};
 
 use shared::nix::narinfo::Compression;
 
-/// Memory that one xz decoder may take: enough for `xz -9`, whose dictionary has 64 MiB.
-const XZ_MEMORY: u64 = 68 * 1024 * 1024;
-/// Largest zstd window, as an exponent of 2: 128 MiB, the most that any level makes.
-const ZSTD_WINDOW_LOG: u32 = 27;
+pub use memory::DecoderMemory;
+
 /// Bytes read at once.
 const BUFFER: usize = 64 * 1024;
+/// What a Brotli decoder takes: twice its largest window.
+const BROTLI: u64 = 32 * 1024 * 1024;
 
-/// Returns a reader of what `input` holds once decompressed.
+/// Returns a reader of what `input` holds once decompressed, with a share of `memory`.
 ///
 /// Several streams or frames one after the other are one file, as for the programs that make
-/// them. Bytes that are no stream are refused, also after a good one.
+/// them. Bytes that are no stream are refused, also after a good one. Reading blocks until there
+/// is memory for the window that the file asks for; one above 128 MiB is refused.
 ///
 /// # Errors
-/// When no decoder can be made.
-pub fn decoder<R: Read + Send + 'static>(
+/// When the input fails, or no decoder can be made for it.
+pub fn decoder<R: BufRead + Send + 'static>(
     compression: Compression,
     input: R,
+    memory: &DecoderMemory,
 ) -> io::Result<Box<dyn Read + Send>> {
-    let input = BufReader::with_capacity(BUFFER, input);
+    let small = || memory.share(memory::LEAST);
     Ok(match compression {
         Compression::None => Box::new(input),
-        Compression::Xz => {
-            let flags = liblzma::stream::CONCATENATED;
-            let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, flags)?;
-            Box::new(liblzma::bufread::XzDecoder::new_stream(input, stream))
+        Compression::Xz => Box::new(xz::XzReader::new(input, memory)?),
+        Compression::Zstd => Box::new(zstd::ZstdReader::new(input, memory)?),
+        Compression::Bzip2 => {
+            Box::new(Shared(bzip2::bufread::MultiBzDecoder::new(input), small()?))
         }
-        Compression::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-            Box::new(decoder)
+        Compression::Gzip => {
+            Box::new(Shared(flate2::bufread::MultiGzDecoder::new(input), small()?))
         }
-        Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
-        Compression::Brotli => Box::new(brotli::Decompressor::new(input, BUFFER)),
-        Compression::Lz4 => Box::new(Lz4Frames(lz4_flex::frame::FrameDecoder::new(input))),
+        Compression::Brotli => {
+            let share = memory.share(BROTLI)?;
+            Box::new(Shared(brotli::Decompressor::new(input, BUFFER), share))
+        }
+        Compression::Lz4 => {
+            Box::new(Shared(Lz4Frames(lz4_flex::frame::FrameDecoder::new(input)), small()?))
+        }
     })
 }
 
-/// Reads one LZ4 frame after the other; the decoder itself stops at the end of each.
-struct Lz4Frames<R: Read>(lz4_flex::frame::FrameDecoder<BufReader<R>>);
+/// A decoder with its share of the memory, which ends with it.
+struct Shared<R>(R, #[expect(dead_code, reason = "held until it is dropped")] memory::Share);
 
-impl<R: Read> Read for Lz4Frames<R> {
+impl<R: Read> Read for Shared<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+/// Reads one LZ4 frame after the other; the decoder itself stops at the end of each.
+struct Lz4Frames<R: Read>(lz4_flex::frame::FrameDecoder<R>);
+
+impl<R: BufRead> Read for Lz4Frames<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let read = self.0.read(buffer)?;
@@ -74,7 +90,7 @@ mod tests {
                 encoder.write_all(bytes).unwrap();
                 encoder.finish().unwrap();
             }
-            Compression::Zstd => output = zstd::encode_all(bytes, 1).unwrap(),
+            Compression::Zstd => output = ::zstd::encode_all(bytes, 1).unwrap(),
             Compression::Bzip2 => {
                 let level = bzip2::Compression::fast();
                 let mut encoder = bzip2::write::BzEncoder::new(&mut output, level);
@@ -102,7 +118,8 @@ mod tests {
 
     fn decode(compression: Compression, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
         let mut output = Vec::new();
-        decoder(compression, Cursor::new(bytes))?.read_to_end(&mut output)?;
+        decoder(compression, Cursor::new(bytes), &DecoderMemory::new(0))?
+            .read_to_end(&mut output)?;
         Ok(output)
     }
 
@@ -182,13 +199,13 @@ mod tests {
         crc.update(&bytes[12..20]);
         bytes.splice(20..24, crc.sum().to_le_bytes());
         let error = decode(Compression::Xz, bytes).unwrap_err();
-        assert!(error.to_string().contains("memory"), "{error}");
+        assert!(error.to_string().contains("window"), "{error}");
     }
 
     #[test]
     fn a_zstd_window_of_1_gib_is_refused_before_it_is_allocated() {
         let bytes = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 20 << 3, 1, 0, 0];
         let error = decode(Compression::Zstd, bytes).unwrap_err();
-        assert!(error.to_string().contains("memory"), "{error}");
+        assert!(error.to_string().contains("window"), "{error}");
     }
 }

@@ -68,8 +68,11 @@ pub struct Sources {
 pub struct Limits {
     /// Most downloads at the same time.
     pub connections: usize,
-    /// Most decoders at the same time; each takes a thread and some 10 MiB.
+    /// Most decoders at the same time; each takes a thread.
     pub decoders: usize,
+    /// Bytes that all decoders together may take for their windows. A file that asks for more
+    /// is decoded alone.
+    pub decoder_memory: u64,
     /// Bytes that must stay free on the file system of the store, whoever fills it.
     pub min_free: u64,
     /// How long to wait for others that are substituting or building the same paths.
@@ -82,10 +85,11 @@ impl Default for Limits {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            connections: 12,
-            // Each xz decoder takes 9 MiB; three keep up with a fast network. One alone would
-            // leave the network idle whenever it waits for the disk.
-            decoders: cores.clamp(2, 3),
+            // On a link with latency it takes many that gather speed at the same time.
+            connections: 16,
+            // A decoder waits for its connection now and then; another one computes meanwhile.
+            decoders: (cores + 1).clamp(2, 4),
+            decoder_memory: 64 * 1024 * 1024,
             min_free: 0,
             patience: Duration::from_secs(3600),
             stop: CancellationToken::new(),
@@ -150,6 +154,25 @@ pub struct Outcome {
     pub nar_size: u64,
     /// Caches that failed or lied on the way.
     pub faults: Vec<Fault>,
+}
+
+/// Returns whether `closures` are valid already, so that no cache has to be asked.
+///
+/// It is [`run`] then, which had nothing to do.
+///
+/// # Errors
+/// As [`run`] before it fetches anything.
+pub async fn is_there(
+    store: &Arc<LocalStore>,
+    closures: &[ClosureIndex],
+    observer: &Observer,
+) -> Result<bool, SubstituteError> {
+    let planned = begin(store, closures).await?;
+    let is_there = planned.missing.is_empty();
+    if is_there {
+        observer(Event::Planned(&planned));
+    }
+    Ok(is_there)
 }
 
 /// Makes `closures` valid in `store`.

@@ -75,7 +75,8 @@ async fn what_was_uploaded_is_read_back() {
         let file_size = told.file_size.unwrap();
         assert_eq!(uploaded, Uploaded::Written { file_size });
         assert!(told.info.voucher(&TrustedKeys::from_iter([key().public()])).is_ok());
-        let (mut reader, _pump) = cache.nar(&told.url).await.unwrap().unwrap().split();
+        let (mut reader, _pump) =
+            cache.nar(&told.url).await.unwrap().unwrap().split(&WaitingRoom::new(0));
         let mut file = Vec::new();
         io::Read::read_to_end(&mut reader, &mut file).unwrap();
         assert_eq!(file.len() as u64, file_size);

@@ -1,7 +1,7 @@
 //! Fetching one path: from the first cache that delivers.
 
 use std::{
-    io::{self, Read},
+    io::{self, BufRead, Read},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -9,20 +9,19 @@ use std::{
 };
 
 use shared::{closure::ClosureEntry, nix::PathInfo};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{Event, Fault, FaultCause, Limits, Observer, Sources, SubstituteError, offer::Offer};
 use crate::{
-    cache::{BinaryCache, CacheError, Candidates, NarBody, NarReader, Verdict},
-    decompress::decoder,
+    cache::{BinaryCache, CacheError, Candidates, NarBody, NarReader, Verdict, WaitingRoom},
+    decompress::{DecoderMemory, decoder},
     disk::Guard,
     local::{ImportError, LocalStore, PathLocks},
 };
 
-/// NARs above this size are asked for only once a decoder is free: no server has to hold a
-/// connection that stands still. Smaller ones mostly fit into what is buffered meanwhile.
-const LARGE: u64 = 16 * 1024 * 1024;
+/// Bytes that may wait for a decoder, over all connections.
+const WAITING: usize = 8 * 1024 * 1024;
 /// How often the same NAR is begun anew when it breaks off on its way.
 const STARTS: u32 = 2;
 
@@ -34,6 +33,8 @@ pub(super) struct Run {
     locks: Arc<PathLocks>,
     guard: Arc<Guard>,
     decoders: Arc<Semaphore>,
+    memory: DecoderMemory,
+    waiting: WaitingRoom,
     cancelled: CancellationToken,
     faults: Mutex<Vec<Fault>>,
 }
@@ -75,6 +76,8 @@ impl Run {
             locks,
             guard: Arc::new(guard),
             decoders: Arc::new(Semaphore::new(limits.decoders.max(1))),
+            memory: DecoderMemory::new(limits.decoder_memory),
+            waiting: WaitingRoom::new(WAITING),
             cancelled: limits.stop.child_token(),
             faults: Mutex::default(),
         }
@@ -163,7 +166,6 @@ impl Run {
         let Offer { info, url, compression } = offer;
         let mut start = 1;
         loop {
-            let permit = if info.nar_size > LARGE { self.decoder().await } else { None };
             let body = tokio::select! {
                 body = cache.nar(&url) => body.map_err(FaultCause::Cache)?,
                 () = self.cancelled.cancelled() => return Err(SubstituteError::GivenUp.into()),
@@ -176,11 +178,12 @@ impl Run {
                 info: info.clone(),
                 cache: cache.clone(),
                 compression,
+                memory: self.memory.clone(),
                 unpacked: Arc::clone(&unpacked),
                 observer: Arc::clone(&self.observer),
                 cancelled: self.cancelled.clone(),
             };
-            let error = match self.import(import, body, permit).await? {
+            let error = match self.import(import, body).await? {
                 Ok(()) => return Ok(info),
                 Err(error) => error,
             };
@@ -196,24 +199,18 @@ impl Run {
         }
     }
 
-    /// Waits until one decoder more may run.
-    async fn decoder(&self) -> Option<OwnedSemaphorePermit> {
-        // The semaphore is never closed; without a permit there would just be more threads.
-        Arc::clone(&self.decoders).acquire_owned().await.ok()
-    }
-
     /// Runs the network's side here and the rest on a thread that may block.
     async fn import(
         &self,
         import: Import,
         body: NarBody,
-        permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Result<(), ImportError>, SubstituteError> {
-        let (reader, pump) = body.split();
+        let (reader, pump) = body.split(&self.waiting);
         let (store, locks) = (Arc::clone(&self.store), Arc::clone(&self.locks));
         let guard = Arc::clone(&self.guard);
         let work = async move {
-            let permit = if permit.is_some() { permit } else { self.decoder().await };
+            // The semaphore is never closed; without a permit there would just be more threads.
+            let permit = Arc::clone(&self.decoders).acquire_owned().await.ok();
             tokio::task::spawn_blocking(move || {
                 let _permit = permit;
                 import.run(&store, &locks, &guard, reader)
@@ -265,6 +262,7 @@ struct Import {
     info: PathInfo,
     cache: BinaryCache,
     compression: shared::nix::narinfo::Compression,
+    memory: DecoderMemory,
     unpacked: Arc<AtomicU64>,
     observer: Observer,
     cancelled: CancellationToken,
@@ -282,7 +280,7 @@ impl Import {
         let count = move |bytes| observer(Event::Downloaded { cache: cache.name(), bytes });
         let downloaded = Counted { inner: reader, count };
         let source = |source| ImportError::Source { path: self.info.path.clone(), source };
-        let nar = decoder(self.compression, downloaded).map_err(source)?;
+        let nar = decoder(self.compression, downloaded, &self.memory).map_err(source)?;
         let count = |bytes| {
             self.unpacked.fetch_add(bytes, Ordering::Relaxed);
             (self.observer)(Event::Unpacked(bytes));
@@ -305,6 +303,17 @@ impl<R: Read, F: FnMut(u64)> Read for Counted<R, F> {
         let read = self.inner.read(buffer)?;
         (self.count)(read as u64);
         Ok(read)
+    }
+}
+
+impl<R: BufRead, F: FnMut(u64)> BufRead for Counted<R, F> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.inner.consume(amount);
+        (self.count)(amount as u64);
     }
 }
 
