@@ -72,7 +72,9 @@ fn start(cli: Cli, output: &Output) -> Result<(), Problem> {
     if let Some(root) = cli.command.writes_to(&context)? {
         store::local::make_writable(&root).map_err(|error| error.problem())?;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    // One thread decides and talks to the network, so that bytes on their way to a decoder are
+    // handed over once. What blocks or computes has threads of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Problem::from_error(Kind::Runtime, "runtime", &error))?;

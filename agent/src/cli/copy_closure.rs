@@ -8,6 +8,7 @@ use std::{
 use clap::Args;
 use shared::{
     closure::{self, ClosureIndex},
+    hints::Hints,
     nix::{PublicKey, StorePath},
     problem::{Kind, Problem},
 };
@@ -64,27 +65,51 @@ pub(crate) async fn run(args: CopyClosureArgs, context: &Context) -> Result<(), 
     let store = Arc::new(store.map_err(|error| error.problem())?);
     let progress = Progress::new(&context.output);
     let observer = crash::observe(&progress.observer());
-    let prepare = async {
-        let mut sources = open_sources(&args, context).await?;
-        let closures = closures(&args, &store, &mut sources, &observer).await?;
-        Ok((sources, closures))
-    };
+    let prepare = prepare(&args, &store, &observer, context);
     let result = progress
         .watch(async {
             // Dropped where it is, which nothing is the worse for.
             let prepared = stop.run_until_cancelled(prepare).await;
-            let (sources, closures) = prepared.unwrap_or_else(|| Err(stop::interrupted()))?;
+            let prepared = prepared.unwrap_or_else(|| Err(stop::interrupted()))?;
+            let Some((sources, closures)) = prepared else { return Ok(()) };
             let limits =
                 Limits { min_free: args.min_free, stop: stop.clone(), ..Limits::default() };
             let run = substitute::run(&store, &closures, &sources, &limits, &observer);
-            run.await.map_err(|error| problem(&error, &args.root))
+            run.await.map(|_| ()).map_err(|error| problem(&error, &args.root))
         })
         .await;
     match result {
-        Ok(_) => progress.done(),
+        Ok(()) => progress.done(),
         Err(_) => progress.failed(),
     }
-    result.map(|_| ())
+    result
+}
+
+/// Finds out what to copy and where from; nothing if it is there whole, by its index.
+///
+/// No cache is opened then, and none needs to be reachable.
+async fn prepare(
+    args: &CopyClosureArgs,
+    store: &Arc<LocalStore>,
+    observer: &Observer,
+    context: &Context,
+) -> Result<Option<(Sources, Vec<ClosureIndex>)>, Problem> {
+    let failed = |error: SubstituteError| problem(&error, &args.root);
+    let Some(file) = &args.closure_index else {
+        let mut sources = open_sources(args, context).await?;
+        let found = substitute::discover(&args.paths, Some(store), &sources, observer).await;
+        let found = found.map_err(failed)?;
+        sources.hints.push(found.hints);
+        return Ok(Some((sources, found.closures)));
+    };
+    let (index, hints) = read_index(file, &args.paths)?;
+    let closures = vec![index];
+    if substitute::is_there(store, &closures, observer).await.map_err(failed)? {
+        return Ok(None);
+    }
+    let mut sources = open_sources(args, context).await?;
+    sources.hints.extend(hints);
+    Ok(Some((sources, closures)))
 }
 
 /// Names the collector of this very store.
@@ -125,27 +150,11 @@ fn unusable(error: &CacheError) -> Problem {
     error.problem().leaves("nothing changed")
 }
 
-/// Returns the closures to copy: from the index, or as the caches tell them.
-async fn closures(
-    args: &CopyClosureArgs,
-    store: &Arc<LocalStore>,
-    sources: &mut Sources,
-    observer: &Observer,
-) -> Result<Vec<ClosureIndex>, Problem> {
-    if let Some(file) = &args.closure_index {
-        return Ok(vec![read_index(file, &args.paths, sources)?]);
-    }
-    let found = substitute::discover(&args.paths, Some(store), sources, observer).await;
-    let found = found.map_err(|error| error.problem())?;
-    sources.hints.push(found.hints);
-    Ok(found.closures)
-}
-
+/// Reads a closure index, with what it hints at of where NARs are.
 fn read_index(
     file: &PathBuf,
     paths: &[StorePath],
-    sources: &mut Sources,
-) -> Result<ClosureIndex, Problem> {
+) -> Result<(ClosureIndex, Option<Hints>), Problem> {
     let bytes = std::fs::read(file).map_err(|error| {
         Problem::new(Kind::Usage, "closure_index", format!("cannot read `{}`", file.display()))
             .because(error.to_string())
@@ -164,12 +173,10 @@ fn read_index(
         )
         .leaves("nothing changed"));
     }
-    match hints {
-        Some(Ok(hints)) => sources.hints.push(hints),
-        Some(Err(error)) => tracing::debug!(%error, "the hints are of no use"),
-        None => {}
-    }
-    Ok(index)
+    let hints = hints.and_then(|hints| {
+        hints.inspect_err(|error| tracing::debug!(%error, "the hints are of no use")).ok()
+    });
+    Ok((index, hints))
 }
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> Problem {
