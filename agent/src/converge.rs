@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use shared::id::{GroupName, ProfileName};
+use shared::id::{GroupName, ProfileName, RealmName};
 use shared::problem::chain;
 use store::local::{LocalStore, LocalStoreError};
 use store::substitute::{Limits, Observer};
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use self::session::Session;
 use crate::caches::Caches;
 use crate::files;
+use crate::floors::Floors;
 use crate::journal::Journal;
 use crate::pins::Pins;
 use crate::state::{Desired, Event, Pin, Profile, State, Wanted};
@@ -43,6 +44,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 pub(crate) struct Place {
     /// The agent's state folder: journal, pins, lock.
     pub(crate) state_dir: PathBuf,
+    /// The trust domain whose manifests it follows.
+    pub(crate) realm: RealmName,
     /// The store root; profiles are below it as well.
     pub(crate) root: PathBuf,
 }
@@ -74,13 +77,15 @@ pub(crate) struct Converger {
 struct Inner {
     place: Place,
     journal: Journal,
+    floors: Floors,
 }
 
 impl Converger {
     /// Prepares for a host; touches nothing yet.
     pub(crate) fn new(place: Place) -> Self {
         let journal = Journal::new(&place.state_dir);
-        Self { inner: Arc::new(Inner { place, journal }) }
+        let floors = Floors::new(&place.state_dir, &place.realm);
+        Self { inner: Arc::new(Inner { place, journal, floors }) }
     }
 
     /// Ends what a crash or a reboot interrupted, for every profile of the journal.

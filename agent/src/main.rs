@@ -15,6 +15,7 @@ mod daemon;
 mod desired;
 mod enroll;
 mod files;
+mod floors;
 mod host;
 mod host_lock;
 mod identity;

@@ -115,7 +115,11 @@ fn network(settings: &Settings) -> NetworkOptions {
 
 /// Returns where the agent of these settings keeps what it changes.
 pub(crate) fn place(settings: &Settings) -> Place {
-    Place { state_dir: settings.state_dir.clone(), root: settings.store.root.clone() }
+    Place {
+        state_dir: settings.state_dir.clone(),
+        realm: settings.realm.clone(),
+        root: settings.store.root.clone(),
+    }
 }
 
 impl Closures for ClosureSource {

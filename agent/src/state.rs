@@ -444,11 +444,10 @@ impl Profile {
     }
 
     /// Follows this group from now on; what was known of another group's versions is void.
-    pub(crate) fn join(&mut self, group: GroupName) {
-        if self.group.as_ref() == Some(&group) {
-            return;
-        }
-        if self.group.is_some() {
+    ///
+    /// `floor` is the highest version of this group that the host ever accepted.
+    pub(crate) fn join(&mut self, group: GroupName, floor: Option<EpochVersion>) {
+        if self.group.as_ref().is_some_and(|known| *known != group) {
             self.floor = None;
             self.refused = None;
             self.wanted = None;
@@ -457,6 +456,7 @@ impl Profile {
             }
         }
         self.group = Some(group);
+        self.floor = self.floor.max(floor);
     }
 
     /// Returns whether a pin holds the profile at this time.

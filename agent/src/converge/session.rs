@@ -62,7 +62,8 @@ impl Session {
         let (profile, actions) = state::recover(self.profile.clone(), &facts, now());
         self.act(profile, actions)?;
         if let Some(group) = self.group.clone() {
-            self.profile.join(group);
+            let floor = self.inner.floors.get(&group, &self.profile.name)?;
+            self.profile.join(group, floor);
         }
         Ok(())
     }
@@ -157,6 +158,10 @@ impl Session {
     fn save(&mut self) -> Result<(), ConvergeError> {
         if self.saved.as_ref() == Some(&self.profile) {
             return Ok(());
+        }
+        if let (Some(group), Some(floor)) = (&self.profile.group, self.profile.floor) {
+            // Before the journal: nothing is accepted that could be forgotten.
+            self.inner.floors.raise(group, &self.profile.name, floor)?;
         }
         self.inner.journal.write(&self.profile)?;
         let known = self.saved.as_ref().map(|saved| (&saved.state, saved.since));

@@ -233,3 +233,28 @@ async fn a_link_that_somebody_moved_is_moved_back() {
     assert_eq!(profile.explain(now()).word, StateWord::Converged);
     assert_eq!(lab.generations("web"), [1, 2, 3]);
 }
+
+/// Whoever can serve an old manifest must gain nothing by a lost journal, nor by a host that leaves
+/// a group and joins it again.
+#[tokio::test]
+async fn neither_a_lost_journal_nor_another_group_lowers_the_floor() {
+    let lab = Lab::new();
+    let (old, new) = (lab.publish("web", 4, ACTIVATE), lab.publish("web", 5, ACTIVATE));
+    lab.run("web", &new).await;
+    let refused = |profile: &Profile| {
+        let reason = profile.explain(now()).reason.map(|reason| reason.code);
+        assert_eq!(reason, Some(Code::VersionWentBack), "{profile:?}");
+    };
+    let first = lab.publish("web", 1, ACTIVATE);
+    let other = lab.run_in("other", &lab.converger(), "web", &first).await;
+    assert_eq!(other.explain(now()).word, StateWord::Converged, "its versions are its own");
+    refused(&lab.run("web", &old).await);
+    assert_eq!(lab.run("web", &new).await.explain(now()).word, StateWord::Converged);
+
+    std::fs::remove_dir_all(lab.state_dir().join("journal")).unwrap();
+    refused(&lab.run("web", &old).await);
+    assert_eq!(lab.run("web", &new).await.explain(now()).word, StateWord::Converged);
+    std::fs::write(lab.state_dir().join("journal/web.json"), "{").unwrap();
+    let floor = lab.run("web", &old).await.floor;
+    assert_eq!(floor.unwrap().version, VersionNumber::new(5).unwrap());
+}

@@ -69,7 +69,8 @@ impl Lab {
     }
 
     pub(super) fn converger(&self) -> Converger {
-        Converger::new(Place { state_dir: self.state_dir(), root: self.root() })
+        let realm = "main".parse().unwrap();
+        Converger::new(Place { state_dir: self.state_dir(), realm, root: self.root() })
     }
 
     /// Builds a root with this activation, puts it into the cache, and wants it.
@@ -159,11 +160,22 @@ impl Lab {
         profile: &str,
         desired: &Desired,
     ) -> Profile {
+        self.run_in("lab", converger, profile, desired).await
+    }
+
+    /// Drives a profile of a group as far as it gets.
+    pub(super) async fn run_in(
+        &self,
+        group: &str,
+        converger: &Converger,
+        profile: &str,
+        desired: &Desired,
+    ) -> Profile {
         let network = Network::new(&NetworkOptions::default()).unwrap();
         let location = Location::parse(&format!("file://{}", self.cache().display())).unwrap();
         let locations = vec![(location, None)];
         let order = Order {
-            group: "lab".parse().unwrap(),
+            group: group.parse().unwrap(),
             profile: name(profile),
             desired: desired.clone(),
             caches: Caches { locations, trusted: TrustedKeys::default(), network },
