@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use shared::id::Digest;
 
 pub(crate) use self::keys::{did_you_mean, near_matches};
-pub(crate) use self::settings::{ExtraCache, ProfilePattern, Registry, RootOfTrust, Settings};
+pub(crate) use self::settings::{ExtraCache, Gc, ProfilePattern, Registry, RootOfTrust, Settings};
 
 /// Where the configuration is unless `--config` says otherwise.
 pub(crate) const DEFAULT_PATH: &str = "/etc/shoal/agent.toml";

@@ -12,7 +12,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::session::Session;
 use crate::caches::Caches;
+use crate::config::Gc;
 use crate::files;
 use crate::floors::Floors;
 use crate::journal::Journal;
@@ -63,6 +64,8 @@ pub(crate) struct Order {
     pub(crate) caches: Caches,
     /// How much of the machine a fetch may use.
     pub(crate) limits: Limits,
+    /// Whether it may make room for itself, and which generations go for that.
+    pub(crate) gc: Gc,
     /// Hears how a fetch goes on.
     pub(crate) observer: Observer,
 }
@@ -227,6 +230,16 @@ impl Converger {
             }));
         }
         Ok(profiles)
+    }
+
+    /// Returns the agent's state folder.
+    pub(crate) fn state_dir(&self) -> &Path {
+        &self.inner.place.state_dir
+    }
+
+    /// Returns the root of the store.
+    pub(crate) fn root(&self) -> &Path {
+        &self.inner.place.root
     }
 
     /// Returns the link of a profile.

@@ -19,9 +19,15 @@
 //! | `substitute.registering` `substitute.synced` | all paths are whole, then they are on disk |
 //! | `substitute.inserted` `substitute.committed` | within the transaction, and behind it |
 //! | `substitute.unlocked` | nothing is left but the temporary roots |
+//! | `gc.generation` | the link of an old generation is gone |
+//! | `gc.found` | nothing is deleted yet, and it is known what will be |
+//! | `gc.invalidated` | rows are gone, their files are there |
+//! | `gc.deleted` | a path or leftover is gone |
+//! | `gc.unsharing` | only names in `.links` are left over |
 
 use std::sync::Arc;
 
+use store::gc;
 use store::local::Step;
 use store::substitute::{Event, Observer};
 
@@ -57,6 +63,17 @@ const fn place(event: &Event<'_>) -> Option<&'static str> {
         | Event::Dropped(_)
         | Event::Faulty(_) => return None,
     })
+}
+
+/// Lets each step of a collection be such a place.
+pub(crate) fn collecting(event: &gc::Event<'_>) {
+    match event {
+        gc::Event::Found { .. } => point("gc.found"),
+        gc::Event::Invalidated(_) => point("gc.invalidated"),
+        gc::Event::Deleted { .. } => point("gc.deleted"),
+        gc::Event::Unsharing => point("gc.unsharing"),
+        gc::Event::Waiting | gc::Event::Stuck { .. } => {}
+    }
 }
 
 /// Ends the process here if the environment asks for it.

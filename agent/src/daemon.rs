@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client::{ClosureSource, News, Source, TrustFacts};
 use crate::config::{Registry, Settings};
 use crate::converge::{Converger, Order};
+use crate::gc::Collector;
 use crate::report::{self, Reporter, SendError};
 use crate::rounds::{Round, Rounds};
 
@@ -50,6 +51,8 @@ pub(crate) async fn run(settings: &Settings, cancel: &CancellationToken) -> Resu
     let changed = Arc::new(Notify::new());
     let (facts, facts_seen) = watch::channel(rounds.client().record().facts);
     let reports = start_reports(settings, &rounds, facts_seen, &changed, cancel);
+    let collector = Collector::new(rounds.converger().clone(), settings.gc);
+    let collector = tokio::spawn(collector.run(cancel.clone()));
     let mut followers = BTreeMap::new();
     let observer: Observer = Arc::new(|_| ());
     let mut failures = 0;
@@ -79,7 +82,7 @@ pub(crate) async fn run(settings: &Settings, cancel: &CancellationToken) -> Resu
         }
         rest(pause, cancel).await;
     }
-    drain(followers, reports).await;
+    drain(followers, [reports, collector]).await;
     tracing::info!("the agent stops; what runs goes on");
     Ok(())
 }
@@ -238,13 +241,15 @@ fn tell_unsent(error: &SendError) {
 }
 
 /// Lets switches come to their end; fetches have ended with the cancellation.
-async fn drain(followers: BTreeMap<ProfileName, Follower>, reports: JoinHandle<()>) {
+async fn drain(followers: BTreeMap<ProfileName, Follower>, others: [JoinHandle<()>; 2]) {
     let ended = async {
         for Follower { orders, task } in followers.into_values() {
             drop(orders);
             drop(task.await);
         }
-        drop(reports.await);
+        for other in others {
+            drop(other.await);
+        }
     };
     if tokio::time::timeout(DRAIN, ended).await.is_err() {
         tracing::warn!("a profile's task did not end in time; the journal knows how far it was");
@@ -259,6 +264,7 @@ mod tests {
 
     use super::*;
     use crate::caches::Caches;
+    use crate::config::Gc;
     use crate::state::{Code, Desired, Reason};
 
     #[test]
@@ -273,6 +279,7 @@ mod tests {
                 network: Network::new(&NetworkOptions::default()).unwrap(),
             },
             limits: Limits::default(),
+            gc: Gc::default(),
             observer: Arc::new(|_| {}),
         };
         let key = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";

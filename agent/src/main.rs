@@ -16,6 +16,7 @@ mod desired;
 mod enroll;
 mod files;
 mod floors;
+mod gc;
 mod host;
 mod host_lock;
 mod identity;

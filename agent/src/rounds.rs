@@ -96,7 +96,8 @@ impl Rounds {
             min_free: self.settings.store.min_free,
             ..Limits::default()
         };
-        Order { group, profile, desired, caches, limits, observer: Arc::clone(observer) }
+        let (gc, observer) = (self.settings.gc, Arc::clone(observer));
+        Order { group, profile, desired, caches, limits, gc, observer }
     }
 }
 

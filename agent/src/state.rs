@@ -464,6 +464,15 @@ impl Profile {
         self.pin.as_ref().is_some_and(|pin| pin.holds(now))
     }
 
+    /// Returns the root that a manifest wants and something else keeps the profile from, for now:
+    /// what was fetched of it stays rooted.
+    pub(crate) fn held_back(&self) -> Option<&StorePath> {
+        let wanted = self.wanted.as_ref()?;
+        let refused = self.refused.as_ref().is_some_and(|it| wanted.version <= it.version);
+        let runs = self.running.as_ref().is_some_and(|running| running.path == wanted.path);
+        (!refused && !runs).then_some(&wanted.path)
+    }
+
     /// Returns when the next [`Event::Woke`] is due, if one is.
     pub(crate) fn wakes_at(&self, now: Timestamp) -> Option<Timestamp> {
         let pause = match &self.state {

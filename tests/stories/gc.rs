@@ -3,7 +3,9 @@
 mod beside;
 mod crashes;
 mod generations;
+mod random;
 mod roots;
+mod trees;
 
 use std::{fs, path::Path, process::Command};
 
@@ -56,7 +58,7 @@ fn it_says_what_it_freed_and_stops_when_that_is_enough() {
     fs::write(both.root.join("nix/store/.unknown"), "x").unwrap();
 
     let listed = gc(&both, &["--dry-run"]);
-    assert!(listed.stderr.contains("would delete 100 paths, 1 leftover"), "{listed}");
+    assert!(listed.stderr.contains("100 store paths, 1 leftover would be deleted, "), "{listed}");
     assert_eq!(listed.ok().lines().count(), 101);
     assert_eq!(both.nix.valid_paths().len(), 100);
 
@@ -68,10 +70,10 @@ fn it_says_what_it_freed_and_stops_when_that_is_enough() {
     assert!((65_536..90_000).contains(&freed) && (4..9).contains(&paths), "{some}");
     assert_eq!(both.nix.valid_paths().len() as u64, 100 - paths);
     both.nix.verify();
-    assert!(gc(&both, &["--max-freed", "0"]).fails(0).contains("deleted 0 paths, 0 B"));
+    assert!(gc(&both, &["--max-freed", "0"]).fails(0).contains("0 store paths deleted, 0 B freed"));
 
     let rest = gc(&both, &["-v"]).fails(0);
-    assert!(rest.contains(&format!("deleted {} paths, ", 100 - paths)), "{rest}");
+    assert!(rest.contains(&format!("{} store paths deleted, ", 100 - paths)), "{rest}");
     assert!(both.nix.valid_paths().is_empty() && names(&both.root).is_empty());
     gc(&both, &["--max-freed", "much"]).fails(2);
     gc(&both, &["--keep", "1"]).fails(2);
@@ -118,7 +120,7 @@ fn a_full_disk_is_emptied() {
         ls "$ROOT/nix/store"
     "#;
     let ran = self::script(&both, script, &[]);
-    assert!(ran.stderr.contains("deleted 1 path"), "{ran}");
+    assert!(ran.stderr.contains("1 store path deleted"), "{ran}");
     let printed = ran.ok();
     assert!(printed.contains("8192 "), "the space for the next collector is back: {printed}");
     assert!(printed.contains("-kept") && !printed.contains("-large"), "{printed}");

@@ -1,6 +1,5 @@
 //! `agent gc`: garbage collection, with or without Nix on the host.
 
-mod generations;
 mod told;
 
 use std::collections::BTreeSet;
@@ -13,17 +12,35 @@ use shared::problem::{Kind, Problem};
 use store::gc::{self, KeepOutputs};
 use store::local::LocalStore;
 
-use self::generations::{Keep, Unneeded};
 use self::told::Told;
 use crate::cli::{Context, Host, config};
+use crate::crash;
+use crate::gc::{Judged, Keep, delete, judge, options, plain_options};
+
+/// What the configuration says of garbage.
+const CONFIGURATION: &str = "\
+[gc] in the configuration, all optional:
+  keep = 3               keep the newest 3 generations of each profile
+  older_than = 2592000   keep those that were replaced less than so many seconds ago
+  every = 86400          the daemon collects by itself after a switch, or when a generation has
+                         become old enough, and not more often than this, in seconds; 0, the
+                         default, is never
+  min_free = 536870912   a fetch that would leave less collects first, as much as it needs, and
+                         goes on; 0 is never, and this the default
+  max_free = 0           if so, collect until so much is free
+
+With neither `keep` nor `older_than`, no generation is deleted. The agent collects by itself only in
+a store that its user owns.";
 
 /// Delete what no profile, root or running process needs any more.
 ///
 /// Finds roots as Nix does, and may run beside Nix. With `--keep` or `--older-than`, or `[gc]` in
-/// the configuration, it first deletes old generations of the profiles of this host; never the
-/// current, last good or booted one, nothing of a pinned profile, and nothing while a switch is
-/// under way. With `--root` alone it leaves generations as they are.
+/// the configuration, it first deletes old generations of the profiles of this host. Never one that
+/// is current, last good, booted, booted next, or that a switch leads to or back to; and none of a
+/// profile that is pinned or in the middle of a switch. With `--root` alone it leaves generations
+/// as they are.
 #[derive(Debug, Args)]
+#[command(after_long_help = CONFIGURATION)]
 pub(crate) struct GcArgs {
     /// Use the store below this directory; by default the one of the configuration, or `/`.
     #[arg(long, value_name = "DIR")]
@@ -39,10 +56,11 @@ pub(crate) struct GcArgs {
     /// Stop once so much is freed: bytes, or with K, M, G or T.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_freed: Option<u64>,
-    /// Also keep the outputs of live derivations, as `keep-outputs = true` of Nix.
+    /// Also keep the outputs of live derivations, as `keep-outputs = true` of `nix.conf`, which is
+    /// read for this and `keep-derivations` where there is one.
     #[arg(long)]
     keep_outputs: bool,
-    /// Only list what would be deleted.
+    /// Delete nothing: list each generation with why it stays or goes, then what would be deleted.
     #[arg(long)]
     dry_run: bool,
 }
@@ -53,40 +71,55 @@ impl GcArgs {
         if self.dry_run { Ok(None) } else { Ok(Some(self.place(context)?.0)) }
     }
 
-    /// Returns the store's root, and the host whose old generations may go, if there is one.
+    /// Returns the store's root, and the host that it is of, if it is one's.
     fn place(&self, context: &Context) -> Result<(PathBuf, Option<Host>), Problem> {
-        let asked = self.keep.is_some() || self.older_than.is_some();
-        match &self.root {
-            Some(root) if !asked => return Ok((root.clone(), None)),
-            None if !asked && context.config.is_none() && !config::path(context).exists() => {
-                return Ok(("/".into(), None));
+        let asked = self.asks_for_generations();
+        let configured = context.config.is_some() || config::path(context).exists();
+        let root = match &self.root {
+            None if !asked && !configured => return Ok(("/".into(), None)),
+            Some(root) if !asked => {
+                // Its journals count whoever asks; a store of its own has none.
+                let host = configured.then(|| Host::open(context).ok()).flatten();
+                let own = host.filter(|host| is_same(&host.settings.store.root, root));
+                return Ok((root.clone(), own));
             }
-            Some(_) | None => {}
-        }
+            root @ (Some(_) | None) => root,
+        };
         let host = Host::open(context)?;
-        let root = host.settings.store.root.clone();
-        if self.root.as_ref().is_some_and(|other| !is_same(other, &root)) {
-            let what = format!("the profiles of this host are below `{}`", root.display());
+        let own = host.settings.store.root.clone();
+        if root.as_ref().is_some_and(|other| !is_same(other, &own)) {
+            let what = format!("the profiles of this host are below `{}`", own.display());
             return Err(Problem::new(Kind::Usage, "other_root", what)
                 .leaves("nothing changed")
                 .fix("leave out `--root`, or `--keep` and `--older-than`"));
         }
-        Ok((root, Some(host)))
+        Ok((own, Some(host)))
+    }
+
+    const fn asks_for_generations(&self) -> bool {
+        self.keep.is_some() || self.older_than.is_some()
     }
 
     /// Returns which generations are kept, if any are to go.
-    fn keep(&self, host: &Host) -> Option<Keep> {
-        let policy = host.settings.gc;
-        let newest = self.keep.or(policy.keep);
-        let ago = |span: Duration| Timestamp::now().checked_sub(span).unwrap_or(Timestamp::MIN);
-        let since = self.older_than.or_else(|| policy.older_than.map(ago));
-        let wanted = newest.is_some() || since.is_some();
-        wanted.then_some(Keep { newest: newest.unwrap_or(0), since })
+    fn keep(&self, host: &Host, now: Timestamp) -> Option<Keep> {
+        if self.root.is_some() && !self.asks_for_generations() {
+            return None;
+        }
+        let configured = host.settings.gc;
+        let ago = |span: Duration| now.checked_sub(span).unwrap_or(Timestamp::MIN);
+        let since = self.older_than.or_else(|| configured.older_than.map(ago));
+        Keep::new(self.keep.or(configured.keep), since)
     }
 
-    fn options(&self) -> gc::Options {
-        let outputs = if self.keep_outputs { KeepOutputs::Yes } else { KeepOutputs::No };
-        gc::Options { max_freed: self.max_freed, outputs }
+    fn options(&self, host: Option<&Host>) -> Result<gc::Options, Problem> {
+        let mut options = match host {
+            Some(host) => options(&host.converger)?,
+            None => plain_options()?,
+        };
+        if self.keep_outputs {
+            options.keep.outputs = KeepOutputs::Yes;
+        }
+        Ok(gc::Options { max_freed: self.max_freed, ..options })
     }
 }
 
@@ -101,26 +134,36 @@ pub(crate) async fn run(args: GcArgs, context: &Context) -> Result<(), Problem> 
 
 fn list(args: &GcArgs, context: &Context) -> Result<(), Problem> {
     let (root, host) = args.place(context)?;
-    let unneeded = match host.as_ref().and_then(|host| Some((host, args.keep(host)?))) {
-        Some((host, keep)) => generations::unneeded(host, &keep)?,
+    let now = Timestamp::now();
+    let judged = match &host {
+        Some(host) => judge(&host.converger, args.keep(host, now).as_ref(), now)?,
         None => Vec::new(),
     };
-    let links: BTreeSet<PathBuf> = unneeded.iter().map(Unneeded::link).collect();
+    let links: BTreeSet<PathBuf> =
+        judged.iter().filter(|it| !it.verdict.keeps()).map(Judged::link).collect();
+    let options = args.options(host.as_ref())?;
     let store = LocalStore::open_for_reading(&root).map_err(|error| error.problem())?;
-    let garbage = gc::survey(&store, &args.options(), &links).map_err(|error| error.problem())?;
-    told::list(&context.output, &unneeded, &garbage)
+    let garbage = gc::survey(&store, &options, &links).map_err(|error| error.problem())?;
+    told::list(&context.output, &judged, now, &garbage)
 }
 
 fn collect(args: &GcArgs, context: &Context) -> Result<(), Problem> {
     let (root, host) = args.place(context)?;
+    let now = Timestamp::now();
     let store = LocalStore::open(&root).map_err(|error| error.problem())?;
-    let mut told = Told::new(&context.output);
+    let mut told = Told::new(&context.output, now);
     if let Some(host) = &host
-        && let Some(keep) = args.keep(host)
+        && let Some(keep) = args.keep(host, now)
     {
-        generations::delete(host, &keep, &mut |deleted| told.generation(deleted))?;
+        delete(&host.converger, &keep, now, &mut |judged| told.generation(judged))?;
     }
-    match gc::collect(&store, &args.options(), &mut |event| told.hear(event)) {
+    // What a journal needs is read behind that, when no switch was under way.
+    let options = args.options(host.as_ref())?;
+    let collected = gc::collect(&store, &options, &mut |event| {
+        crash::collecting(&event);
+        told.hear(event);
+    });
+    match collected {
         Ok(collected) => told.done(&collected),
         Err(error) => {
             told.failed();

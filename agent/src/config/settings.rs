@@ -51,7 +51,7 @@ pub(crate) struct Settings {
     pub(crate) allow: Option<Vec<ProfilePattern>>,
     /// The kinds of activation that this host takes, if it narrows the policies' lists.
     pub(crate) activations: Option<Vec<ActivationKind>>,
-    /// Which generations `agent gc` keeps, if it is to delete any.
+    /// Which generations are kept, and when the agent collects garbage by itself.
     pub(crate) gc: Gc,
 }
 
@@ -111,13 +111,20 @@ pub(crate) struct ExtraCache {
     pub(crate) priority: Option<u32>,
 }
 
-/// Which old generations are kept; with neither value, all are.
-#[derive(Debug, Clone, Copy, Default)]
+/// Which old generations are kept, with neither of the first two all; and when the agent collects
+/// garbage by itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Gc {
     /// The newest ones, so many.
     pub(crate) keep: Option<usize>,
     /// Those that were replaced less long ago.
     pub(crate) older_than: Option<Duration>,
+    /// The shortest time between two collections by the daemon, if it is to collect.
+    pub(crate) every: Option<Duration>,
+    /// Bytes: a fetch that would leave less collects first; 0 for never.
+    pub(crate) min_free: u64,
+    /// Bytes that are to be free after that; at least what the fetch needs.
+    pub(crate) max_free: u64,
 }
 
 /// A profile's name, or the beginning of names.
@@ -202,6 +209,9 @@ impl Settings {
             gc: Gc {
                 keep: gc.keep.map(|keep| usize::try_from(keep).unwrap_or(usize::MAX)),
                 older_than: gc.older_than.map(|seconds| Duration::from_secs(seconds.into())),
+                every: (gc.every > 0).then(|| Duration::from_secs(gc.every.into())),
+                min_free: gc.min_free,
+                max_free: gc.max_free,
             },
         })
     }

@@ -37,6 +37,13 @@ connections = 12
 # The room that a switch leaves for the rest of the host.
 min_free = 536870912
 
+# Nothing is deleted unasked but what stands in the way: what is dead, and only as much as a fetch
+# needs that would leave less than this.
+[gc]
+every = 0
+min_free = 536870912
+max_free = 0
+
 # Units are not started by this version, so programs are this process's children.
 [activation]
 runner = "child"
@@ -131,6 +138,9 @@ pub(super) struct Activation {
 pub(super) struct Gc {
     pub(super) keep: Option<u32>,
     pub(super) older_than: Option<u32>,
+    pub(super) every: u32,
+    pub(super) min_free: u64,
+    pub(super) max_free: u64,
 }
 
 /// The defaults, and over them one file after the other.

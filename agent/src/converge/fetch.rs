@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ConvergeError, Converger, Order};
 use crate::crash;
+use crate::gc::{line, make_room};
 use crate::state::{Code, Event, Profile, Reason, Wanted};
 
 /// Where closure indexes come from.
@@ -74,21 +75,60 @@ impl Converger {
             Err(_) if is_valid(&store, &closures).await? => Sources::default(),
             Err(reason) => return Err(reason),
         };
-        let limits = Limits { stop: stop.clone(), ..order.limits.clone() };
         let shares = Shares::default();
         let observer = naming_liars(profile, crash::observe(&order.observer));
         let observer = shares.beside(observer);
-        let run = substitute::run(&store, &closures, &sources, &limits, &observer).await;
+        let run = self.substitute(&store, &closures, &sources, order, &observer, stop).await;
         for Share { cache, paths, downloaded, faults } in shares.get() {
             tracing::info!(profile = %profile.name, cache, paths, downloaded, faults, "fetched");
         }
-        run.map_err(|error| refuse(&error))?;
+        run?;
         crash::point("fetch.valid");
         let (name, path) = (profile.name.to_string(), wanted.path.clone());
         // So that the closure outlives this process, which a temporary root would not.
         blocking(move || store.add_root(&name, &path)).await?;
         crash::point("fetch.rooted");
         Ok(())
+    }
+
+    /// Substitutes; where the disk is too full for it, what is dead goes first, and once.
+    ///
+    /// The closure has temporary roots meanwhile, and what arrived of it stays.
+    async fn substitute(
+        &self,
+        store: &Arc<LocalStore>,
+        closures: &[ClosureIndex],
+        sources: &Sources,
+        order: &Order,
+        observer: &Observer,
+        stop: &CancellationToken,
+    ) -> Result<(), Reason> {
+        let last = Limits { stop: stop.clone(), ..order.limits.clone() };
+        let limits = Limits { min_free: last.min_free.max(order.gc.min_free), ..last.clone() };
+        let first = substitute::run(store, closures, sources, &limits, observer).await;
+        let error = match first {
+            Ok(_) => return Ok(()),
+            Err(error) if error.cause() == Cause::DiskFull => error,
+            Err(error) => return Err(refuse(&error)),
+        };
+        // Whoever drops this wants something else by now, so the collection ends too.
+        let stop = stop.child_token();
+        let _guard = stop.clone().drop_guard();
+        let (converger, gc) = (self.clone(), order.gc);
+        let collected = tokio::task::spawn_blocking(move || {
+            let freed = make_room(&converger, &gc, &error, &stop);
+            (freed, error)
+        });
+        let (freed, error) =
+            collected.await.map_err(|error| Reason::new(Code::StoreFailed, error.to_string()))?;
+        match freed {
+            // What may be given up for room does not count, for there is nothing to give up.
+            Ok(0) if limits.min_free == last.min_free => return Err(refuse(&error)),
+            Ok(_) => {}
+            Err(problem) => tracing::warn!("cannot make room: {}", line(&problem)),
+        }
+        let again = substitute::run(store, closures, sources, &last, observer).await;
+        again.map(drop).map_err(|error| refuse(&error))
     }
 }
 

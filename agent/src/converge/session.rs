@@ -1,6 +1,7 @@
 //! What happens under the host's lock: one profile, from its journal to its next resting state.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 
 use shared::id::{GroupName, ProfileName, UserName};
@@ -118,7 +119,7 @@ impl Session {
     pub(super) fn close(mut self) -> Result<Profile, ConvergeError> {
         self.save()?;
         match &self.profile.state {
-            // The generation roots the closure by now, or it is not wanted.
+            // The generation roots the closure by now, or it is not wanted; unless it is held.
             State::Steady { .. } | State::Failed { .. } => self.remove_root(),
             State::Starting
             | State::Fetching { .. }
@@ -345,7 +346,8 @@ impl Session {
     fn remove_root(&self) {
         let name = self.profile.name.as_str();
         let root = self.inner.place.root.join("nix/var/nix/gcroots/shoal").join(name);
-        if root.symlink_metadata().is_err() {
+        let Ok(target) = root.read_link() else { return };
+        if self.profile.held_back().is_some_and(|path| target == Path::new(&path.to_string())) {
             return;
         }
         let removed = self.inner.store().and_then(|store| store.remove_root(name));

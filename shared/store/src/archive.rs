@@ -6,7 +6,7 @@ mod unpack;
 
 pub(crate) use dump::HashSink;
 pub use dump::{DumpError, dump, nar_digest};
-pub use remove::remove_tree;
+pub use remove::{Freed, remove_and_count, remove_tree};
 pub use unpack::{UnpackError, Unpacker};
 
 #[cfg(test)]

@@ -11,31 +11,51 @@
 mod listener;
 mod processes;
 mod roots;
+mod settings;
 mod sweep;
 
-use std::{collections::BTreeSet, ffi::OsString, fs, io, path::PathBuf, time::Duration};
-
-use rustix::fs::FlockOperation;
-use shared::nix::StorePath;
-
-use self::{listener::Listener, sweep::Sweep};
-use crate::{
-    local::{LocalStore, LocalStoreError, layout::io_error},
-    lock::{open_lock_file, try_lock, wait_for},
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
-pub use crate::local::garbage::KeepOutputs;
+use rustix::fs::{FlockOperation, StatVfsMountFlags, statvfs};
+use shared::nix::StorePath;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    listener::Listener,
+    sweep::{More, Sweep},
+};
+use crate::{
+    local::{
+        LocalStore, LocalStoreError,
+        layout::{Layout, io_error},
+    },
+    lock::{LockError, open_lock_file, try_lock, wait_for},
+};
+
+pub use self::settings::Settings;
+pub use crate::local::garbage::{Keep, KeepDerivations, KeepOutputs};
 
 /// How long another collector may run.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// What to collect.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Stop once so many bytes are freed.
     pub max_freed: Option<u64>,
-    /// Whether outputs of live derivations are live.
-    pub outputs: KeepOutputs,
+    /// What is live because of a live derivation or output.
+    pub keep: Keep,
+    /// What is live besides all that the roots say; need not be valid.
+    pub more_roots: BTreeSet<StorePath>,
+    /// Stop soon once this is cancelled; what was deleted until then stays so.
+    pub stop: CancellationToken,
 }
 
 /// How a collection goes on.
@@ -50,13 +70,17 @@ pub enum Event<'a> {
         /// The sum of their sizes as archives.
         nar_size: u64,
     },
+    /// So many paths are not valid any more, on disk; their files go next.
+    Invalidated(usize),
     /// A path or leftover was deleted.
     Deleted {
         /// Its name in the store directory.
         name: &'a str,
-        /// Bytes that it freed.
+        /// Bytes that it freed, or that go with their last name in `.links`.
         freed: u64,
     },
+    /// The names in `.links` that nothing shares any more go next.
+    Unsharing,
     /// Something could not be deleted; it is not valid any more, and the next run tries again.
     Stuck {
         /// What.
@@ -77,7 +101,7 @@ pub struct Collected {
     pub stuck: u64,
     /// Bytes that were freed.
     pub freed: u64,
-    /// Whether it stopped because enough is freed.
+    /// Whether it stopped because enough is freed, or because it was told to.
     pub enough: bool,
 }
 
@@ -112,7 +136,8 @@ pub fn survey(
     let mut roots = roots::permanent(store.layout(), Mode::LookOnly, without)?;
     roots.extend(temporary);
     roots.extend(processes::roots(store.layout())?);
-    let dead = store.dead(&roots, options.outputs)?;
+    roots.extend(options.more_roots.iter().cloned());
+    let dead = store.dead(&roots, options.keep)?;
     let paths = dead.into_iter().map(|dead| (dead.path, dead.nar_size)).collect();
     let leftovers = sweep::leftovers(store, &kept)?;
     Ok(Garbage { paths, leftovers })
@@ -129,13 +154,14 @@ pub fn collect(
     observer: &mut dyn FnMut(Event<'_>),
 ) -> Result<Collected, LocalStoreError> {
     let layout = store.layout();
+    check_writable(layout)?;
     listener::prepare(&layout.gc_socket_dir())?;
     let path = layout.gc_lock();
     let gc_lock = open_lock_file(&path).map_err(io_error("open", &path))?;
     let exclusive = FlockOperation::NonBlockingLockExclusive;
     if !try_lock(&gc_lock, exclusive).map_err(io_error("lock", &path))? {
         observer(Event::Waiting);
-        wait_for(&gc_lock, &path, exclusive, PATIENCE, Duration::ZERO)?;
+        wait_unless_stopped(&gc_lock, &path, &options.stop)?;
     }
     // The database writes before anything is freed.
     if let Err(error) = fs::remove_file(layout.reserved()) {
@@ -144,6 +170,36 @@ pub fn collect(
     let collected = collect_locked(store, options, observer);
     layout.reserve_space();
     collected
+}
+
+/// Waits for the collector that holds the lock, in short turns, so that a stop is heard.
+fn wait_unless_stopped(
+    gc_lock: &File,
+    path: &Path,
+    stop: &CancellationToken,
+) -> Result<(), LocalStoreError> {
+    const TURN: Duration = Duration::from_millis(500);
+    let exclusive = FlockOperation::NonBlockingLockExclusive;
+    let start = Instant::now();
+    loop {
+        match wait_for(gc_lock, path, exclusive, TURN, Duration::ZERO) {
+            Err(LockError::Busy { .. }) if !stop.is_cancelled() && start.elapsed() < PATIENCE => {}
+            Err(LockError::Busy { path, .. }) => {
+                return Err(LockError::Busy { path, waited: start.elapsed() }.into());
+            }
+            done @ (Ok(()) | Err(LockError::Io { .. })) => return Ok(done?),
+        }
+    }
+}
+
+/// Fails on a read-only mount, before paths become invalid whose files could not go.
+fn check_writable(layout: &Layout) -> Result<(), LocalStoreError> {
+    let path = &layout.store_dir;
+    let mount = statvfs(path).map_err(|errno| io_error("look at", path)(errno.into()))?;
+    if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Err(io_error("delete from", path)(io::ErrorKind::ReadOnlyFilesystem.into()));
+    }
+    Ok(())
 }
 
 fn collect_locked(
@@ -160,12 +216,18 @@ fn collect_locked(
     let mut roots = roots::permanent(layout, Mode::Delete, &BTreeSet::new())?;
     roots.extend(temporary);
     roots.extend(processes::roots(layout)?);
-    let dead = store.dead(&roots, options.outputs)?;
+    roots.extend(options.more_roots.iter().cloned());
+    let dead = store.dead(&roots, options.keep)?;
     let nar_size = dead.iter().fold(0, |sum: u64, dead| sum.saturating_add(dead.nar_size));
     observer(Event::Found { paths: dead.len(), nar_size });
     let mut sweep = Sweep::new(store, &listener, options, observer);
     sweep.leftovers()?;
-    sweep.dead(&dead)?;
-    sweep.links()?;
-    Ok(sweep.collected)
+    loop {
+        let more = sweep.dead(&dead)?;
+        // Only without its names in `.links` is it sure how much is free.
+        sweep.links()?;
+        if more == More::No {
+            return Ok(sweep.collected);
+        }
+    }
 }

@@ -135,3 +135,37 @@ fn a_host_says_what_it_lacks_by_an_exit_code() {
     assert_eq!(host.profile("web")["next"], "agent gc");
     assert_eq!(host.current("web"), None);
 }
+
+#[test]
+fn garbage_makes_way_for_what_would_not_fit_unless_it_is_told_to_stay() {
+    let builder = Builder::new();
+    let realm = realm(&builder);
+    let web = team(&realm, "web");
+    let first = build(&builder, "web", ACTIVATE);
+    let large = format!("{ACTIVATE} # {}", "x".repeat(4 << 20));
+    let second = build(&builder, "web", &large);
+    let script = format!(
+        r#"
+        publish {first}; agent -q once > /dev/null
+        for garbage in 1 2; do
+            yes $garbage | head -c 3M > "$HOST/garbage"
+            "$AGENT" store add --root "$HOST/root" "$HOST/garbage" > /dev/null
+        done
+        rm "$HOST/garbage"
+        publish {second}
+        fill; truncate -s -1M "$HOST/filler"
+        printf '[gc]\nmin_free = 0\n' > "$HOST/agent.toml.d/gc.toml"
+        code=0; agent -q once > /dev/null 2>&1 || code=$?
+        echo "stays: $code $(agent status --oneline | head -n 1)"
+        rm "$HOST/agent.toml.d/gc.toml"
+        agent retry web > /dev/null || true
+        agent -q once > /dev/null
+        echo "goes: $(cat "$HOST/root/active-web") $(ls "$HOST/root/nix/store" | grep -c garbage)"
+        nix-store --store "local?root=$HOST/root" --verify --check-contents
+        "#
+    );
+    let told = on_a_small_disk(&realm, &web, &builder, &script);
+    assert!(told.contains("stays: 1 ") && told.contains("disk_full"), "{told}");
+    // As much as is needed goes, and no more.
+    assert!(told.contains("goes: 2 1\n") || told.contains("goes: 2 0\n"), "{told}");
+}

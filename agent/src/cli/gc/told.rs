@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
 use serde::Serialize;
 use shared::human;
 use shared::id::ProfileName;
@@ -10,7 +11,7 @@ use shared::nix::{STORE_DIR, StorePath};
 use shared::problem::{Kind, Problem};
 use store::gc::{Collected, Event, Garbage};
 
-use super::generations::Unneeded;
+use crate::gc::{Judged, summary};
 use crate::output::Output;
 
 /// How often a line says how far it is, where no bar can.
@@ -24,22 +25,36 @@ pub(super) struct Told {
     last_line: Instant,
     dead: usize,
     freed: u64,
+    now: Timestamp,
     generations: Vec<GenerationRow>,
     deleted: Vec<String>,
 }
 
+/// One generation, and what becomes of it.
 #[derive(Debug, Serialize)]
 struct GenerationRow {
     profile: ProfileName,
     generation: u64,
     path: StorePath,
+    verdict: &'static str,
+    reason: Reason,
 }
+
+#[derive(Debug, Serialize)]
+struct Reason {
+    code: &'static str,
+    text: String,
+}
+
+const DELETE: &str = "delete";
+const KEEP: &str = "keep";
 
 /// The one JSON object that a collection prints.
 #[derive(Serialize)]
 struct Object<'a> {
     schema: &'static str,
     dry_run: bool,
+    /// Every generation, if any was to go or was only looked at.
     generations: &'a [GenerationRow],
     /// Store paths and leftovers in the store directory.
     deleted: &'a [String],
@@ -52,7 +67,7 @@ struct Object<'a> {
 }
 
 impl Told {
-    pub(super) fn new(output: &Output) -> Self {
+    pub(super) fn new(output: &Output, now: Timestamp) -> Self {
         let bar = output.progress().add(ProgressBar::new(0));
         let style = ProgressStyle::with_template("{bar:24} {pos}/{len} paths  {msg}  {eta} left");
         // The template above is a constant; were it wrong, the default bar would do.
@@ -65,14 +80,15 @@ impl Told {
             last_line: Instant::now(),
             dead: 0,
             freed: 0,
+            now,
             generations: Vec::new(),
             deleted: Vec::new(),
         }
     }
 
-    pub(super) fn generation(&mut self, unneeded: &Unneeded) {
-        let row = row(unneeded);
-        self.output.detail(&format!("deleted generation {} of `{}`", row.generation, row.profile));
+    pub(super) fn generation(&mut self, judged: &Judged) {
+        let row = row(judged, self.now);
+        self.output.detail(&line(&row));
         self.generations.push(row);
     }
 
@@ -90,6 +106,7 @@ impl Told {
                 let path = path.display();
                 self.output.talk(&format!("warning: cannot delete `{path}`: {error}"));
             }
+            Event::Invalidated(_) | Event::Unsharing => {}
         }
     }
 
@@ -127,7 +144,11 @@ impl Told {
                 enough: collected.enough,
             })?;
         } else {
-            self.output.talk(&summary("deleted", self.generations.len(), collected));
+            let mut text = summary(count_deleted(&self.generations), collected, "deleted");
+            if collected.enough {
+                text.push_str("; there may be more");
+            }
+            self.output.talk(&text);
         }
         if collected.stuck == 0 {
             return Ok(());
@@ -139,66 +160,57 @@ impl Told {
     }
 }
 
-/// Prints what would be deleted.
+/// Prints what would be deleted, and why generations would or would not.
 pub(super) fn list(
     output: &Output,
-    unneeded: &[Unneeded],
+    judged: &[Judged],
+    now: Timestamp,
     garbage: &Garbage,
 ) -> Result<(), Problem> {
     let leftovers = garbage.leftovers.iter().map(|name| name.to_string_lossy());
     let names = garbage.paths.iter().map(|(path, _)| path.base_name().into());
     let deleted: Vec<String> =
         leftovers.chain(names).map(|name| format!("{STORE_DIR}/{name}")).collect();
-    let collected = Collected {
-        paths: garbage.paths.len() as u64,
-        leftovers: garbage.leftovers.len() as u64,
-        freed: garbage.paths.iter().fold(0, |sum: u64, (_, size)| sum.saturating_add(*size)),
-        ..Collected::default()
-    };
+    let generations: Vec<_> = judged.iter().map(|judged| row(judged, now)).collect();
+    let (paths, leftovers) = (garbage.paths.len() as u64, garbage.leftovers.len() as u64);
+    let freed = garbage.paths.iter().fold(0, |sum: u64, (_, size)| sum.saturating_add(*size));
     if output.is_json() {
         return output.json(&Object {
             schema: "gc.v1",
             dry_run: true,
-            generations: &unneeded.iter().map(row).collect::<Vec<_>>(),
+            generations: &generations,
             deleted: &deleted,
-            paths: collected.paths,
-            leftovers: collected.leftovers,
-            freed: collected.freed,
+            paths,
+            leftovers,
+            freed,
             enough: false,
         });
     }
-    for unneeded in unneeded {
-        output.data(&unneeded.link().display().to_string())?;
+    for text in generations.iter().map(line).chain(deleted) {
+        output.data(&text)?;
     }
-    for path in &deleted {
-        output.data(path)?;
-    }
-    output.talk(&summary("would delete", unneeded.len(), &collected));
+    let collected = Collected { paths, leftovers, freed, ..Collected::default() };
+    output.talk(&summary(count_deleted(&generations), &collected, "would be deleted"));
     Ok(())
 }
 
-fn row(unneeded: &Unneeded) -> GenerationRow {
+fn row(judged: &Judged, now: Timestamp) -> GenerationRow {
     GenerationRow {
-        profile: unneeded.profile.clone(),
-        generation: unneeded.generation.number,
-        path: unneeded.generation.path.clone(),
+        profile: judged.profile.clone(),
+        generation: judged.generation.number,
+        path: judged.generation.path.clone(),
+        verdict: if judged.verdict.keeps() { KEEP } else { DELETE },
+        reason: Reason { code: judged.verdict.code(), text: judged.verdict.text(now) },
     }
 }
 
-fn summary(verb: &str, generations: usize, collected: &Collected) -> String {
-    let mut parts = Vec::new();
-    if generations > 0 {
-        parts.push(human::count(generations, "generation"));
-    }
-    parts.push(count(collected.paths, "path"));
-    if collected.leftovers > 0 {
-        parts.push(count(collected.leftovers, "leftover"));
-    }
-    let mut text = format!("{verb} {}, {}", parts.join(", "), human::size(collected.freed));
-    if collected.enough {
-        text.push_str("; there may be more");
-    }
-    text
+fn line(row: &GenerationRow) -> String {
+    let GenerationRow { profile, generation, verdict, reason, .. } = row;
+    format!("{profile} generation {generation}: {verdict}, {}", reason.text)
+}
+
+fn count_deleted(rows: &[GenerationRow]) -> usize {
+    rows.iter().filter(|row| row.verdict == DELETE).count()
 }
 
 fn count(number: u64, noun: &str) -> String {

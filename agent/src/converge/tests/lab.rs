@@ -20,6 +20,7 @@ use store::substitute::Limits;
 use tokio_util::sync::CancellationToken;
 
 use crate::caches::Caches;
+use crate::config::Gc;
 use crate::converge::{Closures, Converger, Order, Place};
 use crate::state::{Activation, Code, Desired, EpochVersion, Profile, Reason, Wanted};
 
@@ -180,6 +181,7 @@ impl Lab {
             desired: desired.clone(),
             caches: Caches { locations, trusted: TrustedKeys::default(), network },
             limits: Limits::default(),
+            gc: Gc::default(),
             observer: Arc::new(|_| {}),
         };
         converger.converge(&order, self, &CancellationToken::new()).await.unwrap()

@@ -152,3 +152,25 @@ fn removes_trees_deeper_than_any_limit() {
     remove_tree(&tree).unwrap();
     assert!(!tree.exists());
 }
+
+#[test]
+fn counts_what_is_free_and_what_another_name_keeps() {
+    let folder = tempfile::tempdir().unwrap();
+    let tree = folder.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    let size = 64 * 1024;
+    for name in ["plain", "twice", "shared", "everywhere"] {
+        fs::write(tree.join(name), vec![b'x'; size]).unwrap();
+    }
+    fs::hard_link(tree.join("twice"), tree.join("twice-again")).unwrap();
+    fs::hard_link(tree.join("shared"), folder.path().join("link")).unwrap();
+    for name in ["here", "there"] {
+        fs::hard_link(tree.join("everywhere"), folder.path().join(name)).unwrap();
+    }
+    let folder_size = fs::metadata(&tree).unwrap().blocks() * 512;
+    let mut freed = super::Freed::default();
+    super::remove_and_count(&tree, &mut freed).unwrap();
+    let size = size as u64;
+    // The first of two names tells that there is another one, wherever that is.
+    assert_eq!(freed, super::Freed { freed: 2 * size + folder_size, shared: 2 * size });
+}

@@ -43,8 +43,9 @@ pub(super) fn permanent(
 ) -> Result<BTreeSet<StorePath>, LocalStoreError> {
     let mut roots = BTreeSet::new();
     let look = Look { auto: layout.roots_dir().join("auto"), mode, without };
-    // No recursion: users may make folders of any depth in `per-user`.
-    let mut waiting = vec![layout.roots_dir(), layout.state_dir.join("profiles")];
+    // No recursion: users may make folders of any depth in `per-user`. What is on its way from a
+    // root to a generation is in one of them at any moment if `profiles`, the last, is read last.
+    let mut waiting = vec![layout.state_dir.join("profiles"), layout.roots_dir()];
     while let Some(path) = waiting.pop() {
         match look.at(&path) {
             Ok(Found::Nothing) => {}

@@ -14,7 +14,7 @@ use shared::nix::{StorePath, store_path::HASH_PART_LEN};
 
 use super::{Collected, Event, Options, listener::Listener};
 use crate::{
-    archive::remove_tree,
+    archive::{Freed, remove_and_count},
     local::{
         LocalStore, LocalStoreError,
         garbage::{Dead, Row},
@@ -38,6 +38,13 @@ const BLOCK: u64 = 4096;
 /// The file names that optimised stores share, which are nobody's path.
 const LINKS: &str = ".links";
 
+/// Whether there may be more to delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum More {
+    MayBe,
+    No,
+}
+
 /// One sweep of a store.
 pub(super) struct Sweep<'a> {
     store: &'a LocalStore,
@@ -45,6 +52,14 @@ pub(super) struct Sweep<'a> {
     options: &'a Options,
     observer: &'a mut dyn FnMut(Event<'_>),
     pub(super) collected: Collected,
+    /// Bytes that are free once [`Sweep::links`] has removed their last name, if it is that.
+    shared: u64,
+    /// Whether anything was deleted since [`Sweep::links`] looked.
+    unshares: bool,
+    /// The dead path that comes next.
+    next: usize,
+    /// Dead paths that somebody came to want.
+    live: HashSet<usize>,
 }
 
 impl<'a> Sweep<'a> {
@@ -54,7 +69,9 @@ impl<'a> Sweep<'a> {
         options: &'a Options,
         observer: &'a mut dyn FnMut(Event<'_>),
     ) -> Self {
-        Self { store, listener, options, observer, collected: Collected::default() }
+        let collected = Collected::default();
+        let (shared, unshares, next, live) = (0, true, 0, HashSet::new());
+        Self { store, listener, options, observer, collected, shared, unshares, next, live }
     }
 
     /// Sweeps what belongs to no valid path.
@@ -105,7 +122,7 @@ impl<'a> Sweep<'a> {
             Ok(Hold::Free(hold)) => hold,
             Err(error) => return self.stuck(&path, &error),
         };
-        match remove_tree(&path) {
+        match self.remove_files(&path) {
             Ok(freed) => {
                 // Whoever waits for a lock sees by this that its file is not there any more.
                 if let Some(lock) = &mut hold
@@ -120,16 +137,20 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// Deletes dead paths, which come referrers first.
-    pub(super) fn dead(&mut self, dead: &[Dead]) -> Result<(), LocalStoreError> {
-        let mut live = HashSet::new();
-        let mut next = 0;
-        while next < dead.len() && !self.enough() {
-            let batch = self.batch(dead, &mut next, &mut live);
+    /// Deletes dead paths, which come referrers first, until there are no more or enough seems to
+    /// be free.
+    pub(super) fn dead(&mut self, dead: &[Dead]) -> Result<More, LocalStoreError> {
+        while self.next < dead.len() {
+            if self.enough() {
+                let sure = self.shared == 0 || self.options.stop.is_cancelled();
+                return Ok(if sure { More::No } else { More::MayBe });
+            }
+            let batch = self.batch(dead);
             if batch.is_empty() {
                 continue;
             }
             let rows = self.store.invalidate(&batch)?;
+            (self.observer)(Event::Invalidated(batch.len()));
             for (dead, row) in batch.into_iter().zip(rows) {
                 if row == Row::Gone {
                     self.delete(dead);
@@ -137,40 +158,36 @@ impl<'a> Sweep<'a> {
                 self.listener.deleted(dead.path.hash_part());
             }
         }
-        Ok(())
+        Ok(More::No)
     }
 
     /// Claims the next paths, but none that somebody wants and nothing that those lead to.
-    fn batch<'d>(
-        &self,
-        dead: &'d [Dead],
-        next: &mut usize,
-        live: &mut HashSet<usize>,
-    ) -> Vec<&'d Dead> {
+    fn batch<'d>(&mut self, dead: &'d [Dead]) -> Vec<&'d Dead> {
         let mut agreed = self.listener.agreed();
-        let mut room = self.options.max_freed.map(|max| max.saturating_sub(self.collected.freed));
+        let freed = self.freed();
+        let mut room = self.options.max_freed.map(|max| max.saturating_sub(freed));
         let mut batch = Vec::new();
-        while let Some(candidate) = dead.get(*next)
+        while let Some(candidate) = dead.get(self.next)
             && batch.len() < BATCH
             && room != Some(0)
         {
             let hash_part = candidate.path.hash_part();
             if agreed.kept.contains(hash_part) {
-                revive(dead, *next, live);
-            } else if !live.contains(next) {
+                revive(dead, self.next, &mut self.live);
+            } else if !self.live.contains(&self.next) {
                 agreed.pending.insert(hash_part.to_owned());
                 let size = candidate.nar_size.next_multiple_of(BLOCK);
                 room = room.map(|room| room.saturating_sub(size));
                 batch.push(candidate);
             }
-            *next += 1;
+            self.next += 1;
         }
         batch
     }
 
     fn delete(&mut self, dead: &Dead) {
         let path = self.store.real_path(&dead.path);
-        match remove_tree(&path) {
+        match self.remove_files(&path) {
             Ok(freed) => {
                 self.collected.paths += 1;
                 self.deleted(dead.path.base_name(), freed);
@@ -179,8 +196,23 @@ impl<'a> Sweep<'a> {
         }
     }
 
+    /// Removes a tree and returns how much that frees by itself, or will with `.links`.
+    fn remove_files(&mut self, path: &Path) -> io::Result<u64> {
+        let mut freed = Freed::default();
+        let removed = remove_and_count(path, &mut freed);
+        self.unshares = true;
+        self.collected.freed = self.collected.freed.saturating_add(freed.freed);
+        self.shared = self.shared.saturating_add(freed.shared);
+        removed.map(|()| freed.freed.saturating_add(freed.shared))
+    }
+
     /// Removes the names in `.links` that are their file's only ones.
-    pub(super) fn links(&self) -> Result<(), LocalStoreError> {
+    pub(super) fn links(&mut self) -> Result<(), LocalStoreError> {
+        if !std::mem::take(&mut self.unshares) {
+            return Ok(());
+        }
+        (self.observer)(Event::Unsharing);
+        self.shared = 0;
         let folder = self.store.layout().links_dir();
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
@@ -189,17 +221,17 @@ impl<'a> Sweep<'a> {
         };
         for entry in entries {
             let path = entry.map_err(io_error("read", &folder))?.path();
-            let metadata = path.symlink_metadata().map_err(io_error("look at", &path))?;
-            // Were it linked this very moment, no more than the chance to share it would be lost.
-            if metadata.nlink() == 1 {
-                fs::remove_file(&path).map_err(io_error("remove", &path))?;
+            match remove_only_name(&path) {
+                Ok(freed) => self.collected.freed = self.collected.freed.saturating_add(freed),
+                // Whoever makes links just now replaced or removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => self.stuck(&path, &error),
             }
         }
         Ok(())
     }
 
     fn deleted(&mut self, name: &str, freed: u64) {
-        self.collected.freed = self.collected.freed.saturating_add(freed);
         (self.observer)(Event::Deleted { name, freed });
     }
 
@@ -208,11 +240,27 @@ impl<'a> Sweep<'a> {
         (self.observer)(Event::Stuck { path: path.to_owned(), error });
     }
 
+    /// Returns whether to stop, as far as that can be told while names in `.links` are left.
     fn enough(&mut self) -> bool {
-        let enough = self.options.max_freed.is_some_and(|max| self.collected.freed >= max);
-        self.collected.enough |= enough;
-        enough
+        let freed = self.options.max_freed.is_some_and(|max| self.freed() >= max);
+        self.collected.enough = freed || self.options.stop.is_cancelled();
+        self.collected.enough
     }
+
+    const fn freed(&self) -> u64 {
+        self.collected.freed.saturating_add(self.shared)
+    }
+}
+
+/// Removes a file if this is its only name; returns how many bytes that frees.
+fn remove_only_name(path: &Path) -> io::Result<u64> {
+    let metadata = path.symlink_metadata()?;
+    if metadata.nlink() > 1 {
+        return Ok(0);
+    }
+    // Were it linked this very moment, no more than the chance to share it would be lost.
+    fs::remove_file(path)?;
+    Ok(metadata.blocks().saturating_mul(512))
 }
 
 /// Returns the names in the store directory that belong to no valid path and to no hash part that

@@ -22,6 +22,25 @@ pub enum KeepOutputs {
     No,
 }
 
+/// Whether the derivation that a live path was built from is live.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KeepDerivations {
+    /// It is, Nix's default.
+    #[default]
+    Yes,
+    /// Only if something else needs it, as with `keep-derivations = false` of Nix.
+    No,
+}
+
+/// What is live because of what it was built from, or what was built from it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// From outputs to derivations.
+    pub derivations: KeepDerivations,
+    /// From derivations to outputs.
+    pub outputs: KeepOutputs,
+}
+
 /// A valid path that no root leads to.
 #[derive(Debug, Clone)]
 pub(crate) struct Dead {
@@ -47,9 +66,9 @@ impl LocalStore {
     pub(crate) fn dead(
         &self,
         roots: &BTreeSet<StorePath>,
-        outputs: KeepOutputs,
+        keep: Keep,
     ) -> Result<Vec<Dead>, LocalStoreError> {
-        self.ask(|database| database.dead(roots, outputs))
+        self.ask(|database| database.dead(roots, keep))
     }
 
     /// Makes paths invalid, all that nothing refers to, in one transaction that is on disk when it
@@ -60,14 +79,10 @@ impl LocalStore {
 }
 
 impl Database {
-    fn dead(
-        &self,
-        roots: &BTreeSet<StorePath>,
-        outputs: KeepOutputs,
-    ) -> Result<Vec<Dead>, LocalStoreError> {
+    fn dead(&self, roots: &BTreeSet<StorePath>, keep: Keep) -> Result<Vec<Dead>, LocalStoreError> {
         // One transaction, so that all is of one moment. What becomes valid later is not dead.
         let transaction = self.connection.unchecked_transaction().map_err(failed(ACTION))?;
-        let live = self.live(roots, outputs)?;
+        let live = self.live(roots, keep)?;
         let (mut dead, derivers) = self.all_but(&live)?;
         let index: HashMap<i64, usize> =
             dead.iter().enumerate().map(|(index, dead)| (dead.id, index)).collect();
@@ -96,13 +111,20 @@ impl Database {
         Ok(arranged(&dead, &order))
     }
 
-    /// Returns the rows that the roots lead to, and derivers as Nix keeps them.
+    /// Returns the rows that the roots lead to, with derivers and outputs as asked for.
     fn live(
         &self,
         roots: &BTreeSet<StorePath>,
-        outputs: KeepOutputs,
+        keep: Keep,
     ) -> Result<HashSet<i64>, LocalStoreError> {
-        let outputs = match outputs {
+        let derivations = match keep.derivations {
+            KeepDerivations::No => "",
+            KeepDerivations::Yes => {
+                "UNION SELECT deriver.id FROM live JOIN ValidPaths known ON known.id = live.id
+                 JOIN ValidPaths deriver ON deriver.path = known.deriver"
+            }
+        };
+        let outputs = match keep.outputs {
             KeepOutputs::No => "",
             KeepOutputs::Yes => {
                 "UNION SELECT built.id FROM live
@@ -114,8 +136,7 @@ impl Database {
             "WITH RECURSIVE live(id) AS (
                  SELECT id FROM ValidPaths WHERE path IN (SELECT value FROM json_each(?1))
                  UNION SELECT reference FROM live JOIN Refs ON referrer = live.id
-                 UNION SELECT deriver.id FROM live JOIN ValidPaths known ON known.id = live.id
-                       JOIN ValidPaths deriver ON deriver.path = known.deriver
+                 {derivations}
                  {outputs}
              ) SELECT id FROM live"
         );
