@@ -126,6 +126,36 @@ fn a_full_disk_is_emptied() {
     assert!(printed.contains("-kept") && !printed.contains("-large"), "{printed}");
 }
 
+/// The database cannot grow, so nothing may become invalid; a little room is enough for all.
+#[test]
+fn a_disk_without_room_for_the_database_loses_nothing_and_a_little_room_is_enough() {
+    let both = Both::new();
+    for number in 0..200 {
+        fs::write(both.folder.path().join(format!("f{number}")), number.to_string()).unwrap();
+    }
+    let script = r#"
+        mount -t tmpfs -o size=24m none "$ROOT"
+        store="local?root=$ROOT"
+        nix-store --store "$store" --add "$HERE"/f* > /dev/null
+        fill() { head -c 64M /dev/zero >> "$ROOT/filler" 2> /dev/null || true; }
+        fill; rm -f "$ROOT/nix/var/nix/db/reserved"; fill
+        gc() { code=0; "$AGENT" gc --root "$ROOT" || code=$?; echo "$code"; }
+        echo "full: $(gc) $(nix --extra-experimental-features nix-command \
+            --store "$store" path-info --all 2> /dev/null | wc -l)"
+        truncate -s -128K "$ROOT/filler"
+        echo "a little: $(gc)"
+        rm "$ROOT/filler"
+        nix-store --store "$store" --verify --check-contents
+        echo "left: $(ls "$ROOT/nix/store")"
+    "#;
+    let ran = self::script(&both, script, &[]);
+    assert!(ran.stderr.contains("error[disk_full]") && ran.stderr.contains("by hand"), "{ran}");
+    assert!(ran.stderr.contains("200 store paths deleted"), "{ran}");
+    let told = ran.ok();
+    assert!(told.contains("full: 3") && told.contains("a little: 0"), "{told}");
+    assert!(told.ends_with("left: \n"), "{told}");
+}
+
 #[test]
 fn what_cannot_be_deleted_is_told_and_stops_nothing_else() {
     let both = Both::new();

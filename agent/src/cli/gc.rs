@@ -10,12 +10,13 @@ use clap::Args;
 use jiff::{SpanRelativeTo, Timestamp};
 use shared::problem::{Kind, Problem};
 use store::gc::{self, KeepOutputs};
-use store::local::LocalStore;
+use store::local::{LocalStore, LocalStoreError};
+use tokio_util::sync::CancellationToken;
 
 use self::told::Told;
 use crate::cli::{Context, Host, config};
-use crate::crash;
 use crate::gc::{Judged, Keep, delete, judge, options, plain_options};
+use crate::{crash, stop};
 
 /// What the configuration says of garbage.
 const CONFIGURATION: &str = "\
@@ -126,9 +127,12 @@ impl GcArgs {
 /// Runs it, on a thread that may block.
 pub(crate) async fn run(args: GcArgs, context: &Context) -> Result<(), Problem> {
     let context = context.clone();
-    let work = tokio::task::spawn_blocking(move || {
-        if args.dry_run { list(&args, &context) } else { collect(&args, &context) }
-    });
+    let work = if args.dry_run {
+        tokio::task::spawn_blocking(move || list(&args, &context))
+    } else {
+        let stop = stop::on_signal()?;
+        tokio::task::spawn_blocking(move || collect(&args, &context, &stop))
+    };
     work.await.map_err(|error| Problem::from_error(Kind::Runtime, "internal", &error))?
 }
 
@@ -147,10 +151,10 @@ fn list(args: &GcArgs, context: &Context) -> Result<(), Problem> {
     told::list(&context.output, &judged, now, &garbage)
 }
 
-fn collect(args: &GcArgs, context: &Context) -> Result<(), Problem> {
+fn collect(args: &GcArgs, context: &Context, stop: &CancellationToken) -> Result<(), Problem> {
     let (root, host) = args.place(context)?;
     let now = Timestamp::now();
-    let store = LocalStore::open(&root).map_err(|error| error.problem())?;
+    let store = LocalStore::open(&root).map_err(|error| failed(&error))?;
     let mut told = Told::new(&context.output, now);
     if let Some(host) = &host
         && let Some(keep) = args.keep(host, now)
@@ -158,18 +162,32 @@ fn collect(args: &GcArgs, context: &Context) -> Result<(), Problem> {
         delete(&host.converger, &keep, now, &mut |judged| told.generation(judged))?;
     }
     // What a journal needs is read behind that, when no switch was under way.
-    let options = args.options(host.as_ref())?;
+    let options = gc::Options { stop: stop.clone(), ..args.options(host.as_ref())? };
     let collected = gc::collect(&store, &options, &mut |event| {
         crash::collecting(&event);
         told.hear(event);
     });
     match collected {
-        Ok(collected) => told.done(&collected),
+        Ok(collected) => {
+            told.done(&collected)?;
+            if stop.is_cancelled() { Err(stop::interrupted()) } else { Ok(()) }
+        }
         Err(error) => {
             told.failed();
-            Err(error.problem().leaves("what was deleted stays so; the store is whole"))
+            Err(failed(&error).leaves("what was deleted stays so; the store is whole"))
         }
     }
+}
+
+/// Tells why nothing can be collected: what else deletes garbage is no advice here.
+fn failed(error: &LocalStoreError) -> Problem {
+    let problem = error.problem();
+    if !error.is_disk_full() {
+        return problem;
+    }
+    let fix = "delete something else there by hand: the database grows by some KiB before \
+        anything can go";
+    problem.leaves("nothing changed").fix(fix).next("agent gc")
 }
 
 fn is_same(one: &Path, other: &Path) -> bool {

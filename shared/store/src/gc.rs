@@ -14,14 +14,7 @@ mod roots;
 mod settings;
 mod sweep;
 
-use std::{
-    collections::BTreeSet,
-    ffi::OsString,
-    fs::{self, File},
-    io,
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, ffi::OsString, fs, io, path::PathBuf, time::Duration};
 
 use rustix::fs::{FlockOperation, StatVfsMountFlags, statvfs};
 use shared::nix::StorePath;
@@ -36,7 +29,7 @@ use crate::{
         LocalStore, LocalStoreError,
         layout::{Layout, io_error},
     },
-    lock::{LockError, open_lock_file, try_lock, wait_for},
+    lock::{open_lock_file, try_lock, wait_unless},
 };
 
 pub use self::settings::Settings;
@@ -161,7 +154,8 @@ pub fn collect(
     let exclusive = FlockOperation::NonBlockingLockExclusive;
     if !try_lock(&gc_lock, exclusive).map_err(io_error("lock", &path))? {
         observer(Event::Waiting);
-        wait_unless_stopped(&gc_lock, &path, &options.stop)?;
+        let stopped = || options.stop.is_cancelled();
+        wait_unless(&gc_lock, &path, exclusive, PATIENCE, Duration::ZERO, &stopped)?;
     }
     // The database writes before anything is freed.
     if let Err(error) = fs::remove_file(layout.reserved()) {
@@ -170,26 +164,6 @@ pub fn collect(
     let collected = collect_locked(store, options, observer);
     layout.reserve_space();
     collected
-}
-
-/// Waits for the collector that holds the lock, in short turns, so that a stop is heard.
-fn wait_unless_stopped(
-    gc_lock: &File,
-    path: &Path,
-    stop: &CancellationToken,
-) -> Result<(), LocalStoreError> {
-    const TURN: Duration = Duration::from_millis(500);
-    let exclusive = FlockOperation::NonBlockingLockExclusive;
-    let start = Instant::now();
-    loop {
-        match wait_for(gc_lock, path, exclusive, TURN, Duration::ZERO) {
-            Err(LockError::Busy { .. }) if !stop.is_cancelled() && start.elapsed() < PATIENCE => {}
-            Err(LockError::Busy { path, .. }) => {
-                return Err(LockError::Busy { path, waited: start.elapsed() }.into());
-            }
-            done @ (Ok(()) | Err(LockError::Io { .. })) => return Ok(done?),
-        }
-    }
 }
 
 /// Fails on a read-only mount, before paths become invalid whose files could not go.

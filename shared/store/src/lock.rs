@@ -117,7 +117,8 @@ pub(crate) fn wait_for(
     wait_unless(file, path, operation, patience, waited, &|| false)
 }
 
-fn wait_unless(
+/// Does what [`wait_for`] does, but no longer once `stopped` says so.
+pub(crate) fn wait_unless(
     file: &File,
     path: &Path,
     operation: FlockOperation,

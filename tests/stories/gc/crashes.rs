@@ -99,11 +99,11 @@ fn kill_9_at_any_moment_leaves_a_flawless_store() {
         copy(template.path(), &both.root);
         let end = End::any(&mut chance, round);
         let killed = end.reach(&both);
+        interrupted += usize::from(killed && names(&both.root).len() > live.len());
 
         both.nix.verify();
         let left = both.nix.valid_paths();
         assert!(live.iter().all(|path| left.contains(path)), "{end:?}: {left:?}");
-        interrupted += usize::from(killed && (3..150).contains(&left.len()));
         // Whoever comes next finds all that was left behind.
         if round % 4 < 2 {
             gc(&both, &[]).ok();
@@ -115,7 +115,9 @@ fn kill_9_at_any_moment_leaves_a_flawless_store() {
             names(&both.root),
             live.each_ref().map(|path| parse(path).base_name().to_owned())
         );
-        both.nix.verify();
+        if round % 4 == 0 {
+            both.nix.verify();
+        }
         // What is shared with nobody is not kept for nobody.
         let links = std::fs::read_dir(both.root.join("nix/store/.links")).unwrap();
         let lonely = links.map(|entry| entry.unwrap().metadata().unwrap());

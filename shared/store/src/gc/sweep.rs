@@ -23,7 +23,7 @@ use crate::{
     lock::try_lock,
 };
 
-/// Paths that become invalid in one transaction.
+/// Paths that become invalid in one transaction, where the disk has room for it.
 ///
 /// Each transaction waits for the disk: no file may go before it is certain that its row is gone,
 /// also after a power cut. A process that wants one of these waits for that path alone.
@@ -56,6 +56,10 @@ pub(super) struct Sweep<'a> {
     shared: u64,
     /// Whether anything was deleted since [`Sweep::links`] looked.
     unshares: bool,
+    /// How many paths become invalid next in one transaction.
+    batch_size: usize,
+    /// The first dead path of the current batch.
+    first: usize,
     /// The dead path that comes next.
     next: usize,
     /// Dead paths that somebody came to want.
@@ -69,9 +73,19 @@ impl<'a> Sweep<'a> {
         options: &'a Options,
         observer: &'a mut dyn FnMut(Event<'_>),
     ) -> Self {
-        let collected = Collected::default();
-        let (shared, unshares, next, live) = (0, true, 0, HashSet::new());
-        Self { store, listener, options, observer, collected, shared, unshares, next, live }
+        Self {
+            store,
+            listener,
+            options,
+            observer,
+            collected: Collected::default(),
+            shared: 0,
+            unshares: true,
+            batch_size: BATCH,
+            first: 0,
+            next: 0,
+            live: HashSet::new(),
+        }
     }
 
     /// Sweeps what belongs to no valid path.
@@ -149,7 +163,14 @@ impl<'a> Sweep<'a> {
             if batch.is_empty() {
                 continue;
             }
-            let rows = self.store.invalidate(&batch)?;
+            let rows = match self.store.invalidate(&batch) {
+                Err(error) if error.is_disk_full() && (batch.len() > 1 || self.shared > 0) => {
+                    self.give_back(&batch)?;
+                    continue;
+                }
+                rows => rows?,
+            };
+            self.batch_size = (self.batch_size * 2).min(BATCH);
             (self.observer)(Event::Invalidated(batch.len()));
             for (dead, row) in batch.into_iter().zip(rows) {
                 if row == Row::Gone {
@@ -161,14 +182,26 @@ impl<'a> Sweep<'a> {
         Ok(More::No)
     }
 
+    /// Lets go of a batch for which the database has no room, and tries the smallest ones next.
+    fn give_back(&mut self, batch: &[&Dead]) -> Result<(), LocalStoreError> {
+        for dead in batch {
+            self.listener.deleted(dead.path.hash_part());
+        }
+        self.next = self.first;
+        self.batch_size = 1;
+        // What shares its files with nothing any more is the first to give room.
+        if self.shared > 0 { self.links() } else { Ok(()) }
+    }
+
     /// Claims the next paths, but none that somebody wants and nothing that those lead to.
     fn batch<'d>(&mut self, dead: &'d [Dead]) -> Vec<&'d Dead> {
         let mut agreed = self.listener.agreed();
         let freed = self.freed();
         let mut room = self.options.max_freed.map(|max| max.saturating_sub(freed));
         let mut batch = Vec::new();
+        self.first = self.next;
         while let Some(candidate) = dead.get(self.next)
-            && batch.len() < BATCH
+            && batch.len() < self.batch_size
             && room != Some(0)
         {
             let hash_part = candidate.path.hash_part();
