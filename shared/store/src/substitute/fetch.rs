@@ -279,6 +279,7 @@ impl Import {
         let (observer, cache) = (Arc::clone(&self.observer), self.cache.clone());
         let count = move |bytes| observer(Event::Downloaded { cache: cache.name(), bytes });
         let downloaded = Counted { inner: reader, count };
+        let downloaded = AtMost::sane(downloaded, self.info.nar_size);
         let source = |source| ImportError::Source { path: self.info.path.clone(), source };
         let nar = decoder(self.compression, downloaded, &self.memory).map_err(source)?;
         let count = |bytes| {
@@ -289,6 +290,46 @@ impl Import {
         let mut nar =
             Exactly { inner: nar, left: self.info.nar_size, cancelled: self.cancelled.clone() };
         store.import_guarded(&self.info, &mut nar, locks, guard)
+    }
+}
+
+/// Fails behind more bytes than any compression makes of a NAR.
+///
+/// Formats have frames and padding that decode to nothing: without this they would go on for ever.
+struct AtMost<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R> AtMost<R> {
+    /// Bounds the file of a NAR of this size, generously.
+    const fn sane(inner: R, nar_size: u64) -> Self {
+        Self { inner, left: nar_size.saturating_add(nar_size / 4).saturating_add(1024 * 1024) }
+    }
+}
+
+impl<R: BufRead> Read for AtMost<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
+
+impl<R: BufRead> BufRead for AtMost<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let bytes = self.inner.fill_buf()?;
+        if most == 0 && !bytes.is_empty() {
+            let what = "its file is far larger than its NAR";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(bytes.get(..most).unwrap_or(bytes))
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.inner.consume(amount);
+        self.left = self.left.saturating_sub(amount as u64);
     }
 }
 
