@@ -43,6 +43,7 @@ pub fn decoder<R: BufRead + Send + 'static>(
             Box::new(Shared(flate2::bufread::MultiGzDecoder::new(input), small()?))
         }
         Compression::Brotli => {
+            let input = with_brotli_window(input)?;
             let share = memory.share(BROTLI)?;
             Box::new(Shared(brotli::Decompressor::new(input, BUFFER), share))
         }
@@ -50,6 +51,18 @@ pub fn decoder<R: BufRead + Send + 'static>(
             Box::new(Shared(Lz4Frames(lz4_flex::frame::FrameDecoder::new(input)), small()?))
         }
     })
+}
+
+/// Refuses what begins with a window above 16 MiB, the largest that RFC 7932 has.
+///
+/// The decoder also takes an extension of the format, whose windows have up to 1 GiB.
+fn with_brotli_window<R: BufRead>(mut input: R) -> io::Result<R> {
+    const LARGE_WINDOW: u8 = 0x11;
+    if input.fill_buf()?.first().is_some_and(|first| first & 0x7f == LARGE_WINDOW) {
+        let what = "its window is larger than the 16 MiB that Brotli has";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    Ok(input)
 }
 
 /// A decoder with its share of the memory, which ends with it.
@@ -206,6 +219,19 @@ mod tests {
     fn a_zstd_window_of_1_gib_is_refused_before_it_is_allocated() {
         let bytes = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 20 << 3, 1, 0, 0];
         let error = decode(Compression::Zstd, bytes).unwrap_err();
+        assert!(error.to_string().contains("window"), "{error}");
+    }
+
+    #[test]
+    fn a_brotli_window_beyond_its_format_is_refused_before_it_is_allocated() {
+        let parameters = brotli::enc::BrotliEncoderParams {
+            lgwin: 30,
+            large_window: true,
+            ..Default::default()
+        };
+        let mut bytes = Vec::new();
+        brotli::BrotliCompress(&mut &sample()[..], &mut bytes, &parameters).unwrap();
+        let error = decode(Compression::Brotli, bytes).unwrap_err();
         assert!(error.to_string().contains("window"), "{error}");
     }
 }
