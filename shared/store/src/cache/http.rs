@@ -114,12 +114,14 @@ impl HttpCache {
         // A weak validator does not promise the same bytes.
         let validator = response.headers().get(ETAG).cloned();
         let validator = validator.filter(|etag| !etag.as_bytes().starts_with(b"W/"));
+        let length = response.content_length();
         Ok(Some(Body {
             cache: self.clone(),
             url,
             file: file.to_owned(),
             response,
             received: 0,
+            length,
             validator,
             interruptions: 0,
             pace: self.network.pace(self.haste),
@@ -271,6 +273,8 @@ pub(super) struct Body {
     file: String,
     response: Response,
     received: u64,
+    /// How long it is as a whole, if the server said so.
+    length: Option<u64>,
     validator: Option<HeaderValue>,
     interruptions: u32,
     /// The rate that it must keep, if it must.
@@ -348,16 +352,31 @@ impl Body {
             deadline: None,
         };
         let response = self.cache.get(question).await?;
-        let expected = format!("bytes {}-", self.received);
-        let continues = |response: &Response| {
-            let range = response.headers().get(CONTENT_RANGE);
-            response.status() == StatusCode::PARTIAL_CONTENT
-                && range.is_some_and(|range| range.as_bytes().starts_with(expected.as_bytes()))
-        };
+        let continues = |response: &Response| self.is_continued_by(response);
         match response.filter(continues) {
-            Some(response) => self.response = response,
+            Some(response) => {
+                self.cache.refuse_encoding(&response, &self.file)?;
+                self.response = response;
+            }
             None => return Err(self.cache.unreachable(&self.file, error)),
         }
         Ok(())
+    }
+
+    /// Returns whether an answer says that it is the rest of the same file.
+    fn is_continued_by(&self, response: &Response) -> bool {
+        let header = |name| response.headers().get(name).map(HeaderValue::as_bytes);
+        let range = header(CONTENT_RANGE).unwrap_or_default();
+        let is_rest = match self.length {
+            Some(all) => {
+                let rest = format!("bytes {}-{}/{all}", self.received, all.saturating_sub(1));
+                range == rest.as_bytes()
+            }
+            None => range.starts_with(format!("bytes {}-", self.received).as_bytes()),
+        };
+        // A server that does not know `If-Range` sends the rest of whatever it has now.
+        let is_same =
+            header(ETAG).is_none_or(|etag| self.validator.as_ref().is_some_and(|v| v == etag));
+        response.status() == StatusCode::PARTIAL_CONTENT && is_rest && is_same
     }
 }
