@@ -134,10 +134,10 @@ impl CacheError {
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Late { .. } => true,
+            // Whatever a status says, no bytes came that could be refused.
+            Self::Unreachable { .. } | Self::Late { .. } | Self::Status { .. } => true,
             // A file that is missing is no error, so this is the cache's own folder.
             Self::Read { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
-            Self::Status { status, .. } => *status >= 500 || *status == 429 || *status == 408,
             Self::Location { .. }
             | Self::Password { .. }
             | Self::TooLong { .. }
@@ -168,18 +168,13 @@ impl CacheError {
                 .fix("name a netrc file with the password for this cache (NETRC, or `netrc`)"),
             Self::Status { status: 407, .. } => told(Kind::Unreachable, "proxy_denied")
                 .fix("put the user and password of the proxy into the address of the proxy"),
-            Self::Unreachable { .. }
-            | Self::Late { .. }
-            | Self::Read { .. }
-            | Self::Status { .. }
-                if self.is_unreachable() =>
-            {
+            Self::Unreachable { .. } | Self::Late { .. } | Self::Status { .. } => {
                 told(Kind::Unreachable, "cache_unreachable")
             }
-            Self::Unreachable { .. }
-            | Self::Late { .. }
-            | Self::Read { .. }
-            | Self::Status { .. }
+            Self::Read { .. } if self.is_unreachable() => {
+                told(Kind::Unreachable, "cache_unreachable")
+            }
+            Self::Read { .. }
             | Self::Location { .. }
             | Self::TooLong { .. }
             | Self::Encoding { .. }
@@ -197,7 +192,7 @@ impl CacheError {
             return Verdict::Answered;
         }
         match self {
-            Self::Status { pause, .. } if self.is_unreachable() => Verdict::Unreachable(*pause),
+            Self::Status { status: 408 | 429 | 500.., pause, .. } => Verdict::Unreachable(*pause),
             Self::TooLong { .. }
             | Self::Encoding { .. }
             | Self::NarInfo { .. }
