@@ -82,7 +82,24 @@ pub(crate) async fn run(args: CopyClosureArgs, context: &Context) -> Result<(), 
         Ok(()) => progress.done(),
         Err(_) => progress.failed(),
     }
-    result
+    result.map_err(advise)
+}
+
+/// Adds what a person can do about a cache that failed or lied.
+fn advise(problem: Problem) -> Problem {
+    let (fix, next) = match problem.code.as_str() {
+        "refused_bytes" | "cache_refused" => (
+            "ask another cache, and tell whoever runs this one",
+            "agent copy-closure --from ANOTHER-CACHE PATH",
+        ),
+        _ if problem.kind == Kind::Unreachable => (
+            "try again; what has arrived is not fetched twice",
+            "agent copy-closure -v --from CACHE PATH",
+        ),
+        _ => return problem,
+    };
+    let fix = problem.fix.clone().unwrap_or_else(|| fix.to_owned());
+    problem.fix(fix).next(next)
 }
 
 /// Finds out what to copy and where from; nothing if it is there whole, by its index.
