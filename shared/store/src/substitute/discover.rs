@@ -52,7 +52,7 @@ pub async fn discover(
         if let Some(store) = store {
             walk.take_valid(store, &mut level).await?;
         }
-        walk.ask(&level, sources).await?;
+        walk.ask(&level, sources, observer).await?;
         observer(Event::Discovered { paths: walk.infos.len() });
         level = walk.unknown(&level);
     }
@@ -92,13 +92,14 @@ impl Walk {
         &mut self,
         level: &BTreeSet<StorePath>,
         sources: &Sources,
+        observer: &Observer,
     ) -> Result<(), SubstituteError> {
         let mut waiting = level.iter();
         let mut running = FuturesUnordered::new();
         loop {
             while running.len() < REQUESTS {
                 let Some(path) = waiting.next() else { break };
-                running.push(ask_caches(path, sources));
+                running.push(ask_caches(path, sources, observer));
             }
             let Some(answer) = running.next().await else { return Ok(()) };
             let (cache, narinfo) = answer?;
@@ -150,6 +151,7 @@ impl Walk {
 async fn ask_caches<'a>(
     path: &StorePath,
     sources: &'a Sources,
+    observer: &Observer,
 ) -> Result<(&'a BinaryCache, NarInfo), SubstituteError> {
     let mut faults = Vec::new();
     let mut candidates = Candidates::new(&sources.caches);
@@ -157,6 +159,10 @@ async fn ask_caches<'a>(
         match ask_cache(path, &asked.cache, &sources.trusted).await {
             Ok(narinfo) => {
                 asked.went(Verdict::Answered);
+                // Named now: fetching may well leave them out.
+                for fault in faults.iter().filter(|fault: &&Fault| fault.cause.is_blame()) {
+                    observer(Event::Faulty(fault));
+                }
                 return Ok((asked.original, narinfo));
             }
             Err(cause) => {
