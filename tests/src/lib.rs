@@ -11,8 +11,10 @@
 )]
 
 pub mod disk;
+pub mod fault;
 pub mod guest;
 pub mod host;
+pub mod measure;
 pub mod nix;
 pub mod process;
 pub mod proxy;
@@ -27,8 +29,10 @@ use std::{
 };
 
 pub use disk::SmallDisk;
+pub use fault::{Answer, Ask, FaultServer, Goods};
 pub use guest::{Guest, Machine};
 pub use host::{Builder, Host};
+pub use measure::{Bounds, run_bounded};
 pub use nix::{Daemon, Nix};
 pub use process::{Ran, Service, bin, python, run, run_with_input, shoal, tool};
 pub use proxy::Proxy;

@@ -24,6 +24,8 @@ mod harness;
 #[cfg(test)]
 mod hostile_cache;
 #[cfg(test)]
+mod hostile_server;
+#[cfg(test)]
 mod house;
 #[cfg(test)]
 mod local_store;
