@@ -157,6 +157,14 @@ impl Guest {
         }
     }
 
+    /// Lets it run for so long, but no longer than until a line begins with `words`.
+    pub fn runs_for(&mut self, time: Duration, words: &str) {
+        let start = Instant::now();
+        while start.elapsed() < time && line_of(&self.console(), words).is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Returns all that the console showed, as whole lines.
     #[must_use]
     pub fn console(&self) -> String {

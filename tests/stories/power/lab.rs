@@ -16,8 +16,8 @@ pub(super) const DISK: u64 = 160 * 1024 * 1024;
 pub(super) const PATHS: usize = 101;
 
 /// Closures; what is published is one after the other, and the first again. The host keeps two
-/// generations, so that it has to fetch all of the third.
-const CLOSURES: usize = 3;
+/// generations, so that it has to fetch all of the next, also where one of them was cut off.
+const CLOSURES: usize = 4;
 
 /// All that the stories start from.
 pub(super) struct Lab {
