@@ -199,7 +199,8 @@ impl Filler {
     }
 }
 
-/// How somebody who is not root may mount.
-fn user_namespace() -> &'static [&'static str] {
+/// Returns what `unshare` needs so that somebody who is not root may mount.
+#[must_use]
+pub fn user_namespace() -> &'static [&'static str] {
     if geteuid().is_root() { &[] } else { &["--user", "--map-root-user"] }
 }

@@ -28,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use disk::SmallDisk;
+pub use disk::{SmallDisk, user_namespace};
 pub use fault::{Answer, Ask, FaultServer, Goods};
 pub use guest::{Guest, Machine};
 pub use host::{Builder, Host};

@@ -103,12 +103,19 @@ fn split_cursor(cursor: &str) -> (String, String) {
     (name.to_owned(), host.to_owned())
 }
 
+/// Returns whether an agent of ours may name this as the next command.
+fn is_ours(command: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b" /-".contains(&byte);
+    let told = ["agent ", "registry verify "].iter().any(|ours| command.starts_with(ours));
+    (told || command == "systemctl reboot") && command.bytes().all(plain)
+}
+
 /// Puts what a host said, and for how long it has said nothing, into one word.
 fn summary(row: HostRow, stale_after: i64, now: Time) -> HostSummary {
     let HostRow { certificate, enrolled_at, reported_at, mut report } = row;
     for profile in report.iter_mut().flat_map(|report| &mut report.profiles) {
-        // Shown to operators, who may paste it: nothing but a command of ours.
-        profile.next.take_if(|next| !next.starts_with("agent "));
+        // Shown to operators, who may paste it.
+        profile.next.take_if(|next| !is_ours(next));
     }
     let told = told(report.as_ref(), reported_at);
     let silent_since = reported_at.unwrap_or(enrolled_at);
@@ -173,5 +180,22 @@ fn silence(reported_at: Option<Time>, enrolled_at: Time, name: &shared::id::Host
         reason: Some(Reason { code: code.to_owned(), text }),
         since: Some(reported_at.unwrap_or(enrolled_at)),
         next: Some(format!("on {name}: agent status")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_commands_of_ours_are_passed_on() {
+        for ours in ["agent retry web-1", "registry verify eu/web", "systemctl reboot"] {
+            assert!(is_ours(ours), "{ours}");
+        }
+        for other in
+            ["curl evil", "agent status; curl evil", "agent $(evil)", "systemctl reboot now"]
+        {
+            assert!(!is_ours(other), "{other}");
+        }
     }
 }
