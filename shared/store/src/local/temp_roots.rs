@@ -7,6 +7,10 @@
 //! At the end it is the other way round. Nix's collector reads the permanent roots first and the
 //! temporary ones afterwards: a process that makes a permanent root and ends in between is in
 //! neither. So we leave only while no collector runs, or after telling the running one.
+//!
+//! A connection to a collector is kept, as Nix keeps it. The collector of Nix notes a connection
+//! only after it has begun to serve it: if it is closed before, the next one that gets the same
+//! number ends the whole process (seen with 2.34.8: `std::terminate() called without exception`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,6 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// How long a running collector may take to hear our last word.
 const FAREWELL: Duration = Duration::from_secs(60);
 
+/// How long a collector may take to note a connection that it serves.
+const NOTED: Duration = Duration::from_millis(200);
+
 /// The file is named by the process, so one process must not have two for one store.
 static OPEN: Mutex<BTreeMap<PathBuf, Weak<TempRoots>>> = Mutex::new(BTreeMap::new());
 
@@ -57,6 +64,8 @@ struct State {
     /// Locked for life, once there is a root.
     file: Option<File>,
     written: BTreeSet<StorePath>,
+    /// The connection to a collector that ran when a root was added.
+    collector: Option<UnixStream>,
 }
 
 impl TempRoots {
@@ -100,7 +109,7 @@ impl TempRoots {
         let written = file.write_all(&records).map_err(io_error("write", &self.file_path));
         state.file = Some(file);
         written?;
-        drop(self.tell(&missing, PATIENCE)?);
+        drop(self.tell(&mut state.collector, &missing, PATIENCE)?);
         state.written.extend(missing);
         Ok(())
     }
@@ -131,6 +140,7 @@ impl TempRoots {
     /// `paths`. None comes as long as what is returned is held.
     fn tell(
         &self,
+        collector: &mut Option<UnixStream>,
         paths: &[StorePath],
         patience: Duration,
     ) -> Result<Option<File>, LocalStoreError> {
@@ -142,7 +152,8 @@ impl TempRoots {
             if free {
                 return Ok(Some(gc_lock));
             }
-            if tell_collector(&self.socket_dir, paths, patience).is_ok() {
+            if let Ok(stream) = self.tell_collector(collector.take(), paths, patience) {
+                *collector = Some(stream);
                 return Ok(None);
             }
             let waited = start.elapsed();
@@ -154,24 +165,51 @@ impl TempRoots {
         }
     }
 
-    /// Takes the roots back, once no collector can have missed the permanent ones beside them.
-    fn leave(&self, paths: &[StorePath]) {
-        let _files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = self.tell(paths, FAREWELL);
-        if let Err(error) = &told {
-            tracing::warn!(%error, "a collector did not hear which paths we leave behind");
+    /// Tells the running collector of `paths`, over a connection that there may be already; fails
+    /// if there is no collector.
+    fn tell_collector(
+        &self,
+        connection: Option<UnixStream>,
+        paths: &[StorePath],
+        patience: Duration,
+    ) -> io::Result<UnixStream> {
+        let mut stream = connection.map_or_else(|| connect(&self.socket_dir), Ok)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        for path in paths {
+            stream.write_all(format!("{path}\n").as_bytes())?;
+            let mut answer = [0];
+            stream.read_exact(&mut answer)?;
+            if answer != *b"1" {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
         }
+        Ok(stream)
+    }
+
+    /// Takes the roots back, once no collector can have missed the permanent ones beside them.
+    fn leave(&self, mut collector: Option<UnixStream>, paths: &[StorePath]) {
+        let _files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = self.tell(&mut collector, paths, FAREWELL);
         drop(fs::remove_file(&self.file_path));
+        match told {
+            // From now on the next one may start.
+            Ok(Some(gc_lock)) => drop(gc_lock),
+            Ok(None) => thread::sleep(NOTED),
+            Err(error) => {
+                tracing::warn!(%error, "a collector did not hear which paths we leave behind");
+            }
+        }
     }
 }
 
 impl Drop for TempRoots {
     fn drop(&mut self) {
-        let State { file, written } =
+        let State { file, written, collector } =
             std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
         // Locked until it is gone: nobody may take it for a dead one's.
         if let Some(_file) = file {
-            self.leave(&written.into_iter().collect::<Vec<_>>());
+            self.leave(collector, &written.into_iter().collect::<Vec<_>>());
         }
     }
 }
@@ -182,21 +220,9 @@ pub(crate) fn records(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.split_inclusive(|byte| *byte == 0).filter_map(|record| record.strip_suffix(b"\0"))
 }
 
-/// Tells the running collector of `paths`; fails if there is none.
-fn tell_collector(socket_dir: &Path, paths: &[StorePath], patience: Duration) -> io::Result<()> {
+/// Connects to a running collector.
+fn connect(socket_dir: &Path) -> io::Result<UnixStream> {
     // A socket's path may have 107 bytes, a store's root any number; the descriptor makes it short.
     let folder = File::open(socket_dir)?;
-    let short = format!("/proc/self/fd/{}/socket", folder.as_raw_fd());
-    let mut stream = UnixStream::connect(short)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))?;
-    for path in paths {
-        stream.write_all(format!("{path}\n").as_bytes())?;
-        let mut answer = [0];
-        stream.read_exact(&mut answer)?;
-        if answer != *b"1" {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-    }
-    Ok(())
+    UnixStream::connect(format!("/proc/self/fd/{}/socket", folder.as_raw_fd()))
 }

@@ -444,6 +444,34 @@ fn a_running_collector_is_told_of_roots() {
     fixture.store.add_temp_roots(&paths).unwrap();
 }
 
+/// The collector of Nix may die of connections that come and go.
+#[test]
+fn a_collector_hears_all_over_one_connection() {
+    let fixture = fixture();
+    let state = fixture.folder.path().join("nix/var/nix");
+    let gc_lock = fs::File::create(state.join("gc.lock")).unwrap();
+    flock(&gc_lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+    fs::create_dir(state.join("gc-socket")).unwrap();
+    let listener = UnixListener::bind(state.join("gc-socket/socket")).unwrap();
+    let collector = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        let mut told = Vec::new();
+        while let Some(Ok(line)) = lines.next() {
+            told.push(line);
+            stream.write_all(b"1").unwrap();
+        }
+        told
+    });
+    fixture.store.add_temp_roots(&[path(0)].into()).unwrap();
+    fixture.store.add_temp_roots(&[path(1)].into()).unwrap();
+    drop(fixture.store);
+    let mut last = [path(0), path(1)].map(|path| path.to_string());
+    let first = last.clone();
+    last.sort();
+    assert_eq!(collector.join().unwrap(), [first, last].concat());
+}
+
 /// A collector of Nix reads the permanent roots, then the temporary ones. One that we made in
 /// between is in neither if we are gone by then.
 #[test]
