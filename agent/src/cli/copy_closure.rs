@@ -1,6 +1,7 @@
 //! `agent copy-closure`: what `nix-copy-closure --from` and `nix copy --from` do, without Nix.
 
 use std::{
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -173,7 +174,15 @@ fn read_index(
     paths: &[StorePath],
 ) -> Result<(ClosureIndex, Option<Hints>), Problem> {
     let bytes = std::fs::read(file).map_err(|error| {
-        Problem::new(Kind::Usage, "closure_index", format!("cannot read `{}`", file.display()))
+        let kind = match error.kind() {
+            ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::IsADirectory
+            | ErrorKind::NotADirectory => Kind::Usage,
+            // The machine's fault, not that of who named the file.
+            _ => Kind::Runtime,
+        };
+        Problem::new(kind, "closure_index", format!("cannot read `{}`", file.display()))
             .because(error.to_string())
             .leaves("nothing changed")
     })?;
