@@ -61,7 +61,9 @@ const fn place(event: &Event<'_>) -> Option<&'static str> {
         | Event::Planned(_)
         | Event::Downloaded { .. }
         | Event::Dropped(_)
-        | Event::Faulty(_) => return None,
+        | Event::Spared { .. }
+        | Event::Faulty(_)
+        | Event::Ended => return None,
     })
 }
 

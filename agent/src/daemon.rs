@@ -10,7 +10,6 @@ use std::time::Duration;
 use shared::id::ProfileName;
 use shared::problem::{Problem, chain};
 use shared::report::ProfileReport;
-use store::substitute::Observer;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +18,7 @@ use crate::client::{ClosureSource, News, Source, TrustFacts};
 use crate::config::{Registry, Settings};
 use crate::converge::{Converger, Order};
 use crate::gc::Collector;
+use crate::progress;
 use crate::report::{self, Reporter, SendError};
 use crate::rounds::{Round, Rounds};
 
@@ -54,7 +54,6 @@ pub(crate) async fn run(settings: &Settings, cancel: &CancellationToken) -> Resu
     let collector = Collector::new(rounds.converger().clone(), settings.gc);
     let collector = tokio::spawn(collector.run(cancel.clone()));
     let mut followers = BTreeMap::new();
-    let observer: Observer = Arc::new(|_| ());
     let mut failures = 0;
     while !cancel.is_cancelled() {
         let started = tokio::time::Instant::now();
@@ -62,7 +61,7 @@ pub(crate) async fn run(settings: &Settings, cancel: &CancellationToken) -> Resu
         let round = tokio::select! {
             // Cancel safe: a round that is dropped has committed what it verified or nothing.
             () = cancel.cancelled() => break,
-            round = rounds.round(wait, &observer) => round,
+            round = rounds.round(wait, &progress::logged) => round,
         };
         let round = match round {
             Ok(round) => round,

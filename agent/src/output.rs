@@ -31,11 +31,14 @@ impl Output {
     /// Reads the global flags and the terminal.
     pub(crate) fn new(args: &GlobalArgs) -> Self {
         let visible = !args.no_progress && !args.quiet && !args.json;
-        let target = if visible && std::io::stderr().is_terminal() {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        };
+        // Elsewhere nothing can be drawn over: a line from time to time does.
+        let draws = std::io::stderr().is_terminal();
+        let target =
+            if visible && draws && std::env::var_os("TERM").is_none_or(|term| term != "dumb") {
+                ProgressDrawTarget::stderr()
+            } else {
+                ProgressDrawTarget::hidden()
+            };
         Self {
             json: args.json,
             quiet: args.quiet,

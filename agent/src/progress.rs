@@ -1,57 +1,35 @@
-//! Progress of a substitution: a bar on a terminal, a line every ten seconds elsewhere, or events
-//! as JSON lines.
+//! Progress of a substitution: a bar on a terminal, a line every ten seconds elsewhere, events as
+//! JSON lines, or lines in the log of the daemon.
+
+mod counters;
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use shared::human;
-use store::substitute::{Event, Fault, Observer, Share, Shares};
+use shared::id::ProfileName;
+use store::substitute::{Event, Fault, Observer, Share};
+use tokio::task::JoinHandle;
 
+use self::counters::{Counters, Part, Phase};
 use crate::output::Output;
 
 /// How often a line says how far it is, where no bar can.
 const LINES: Duration = Duration::from_secs(10);
+/// How often a bar is drawn anew.
+const FRAMES: Duration = Duration::from_millis(200);
 
-/// What is shown once it is known how much there is to do.
-const BAR: &str =
-    "{bar:24} {binary_bytes}/{binary_total_bytes}  {msg}  {binary_bytes_per_sec}  {eta} left";
-
-/// Watches one substitution.
+/// Watches one substitution, or several at once.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
     output: Output,
     counters: Arc<Counters>,
     bar: ProgressBar,
     started: Instant,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    discovered: AtomicU64,
-    paths: AtomicU64,
-    nar_size: AtomicU64,
-    finished: AtomicU64,
-    unpacked: AtomicU64,
-    downloaded: AtomicU64,
-    faults: Mutex<Vec<(String, String)>>,
-    shares: Shares,
-}
-
-impl Counters {
-    fn get(counter: &AtomicU64) -> u64 {
-        counter.load(Ordering::Relaxed)
-    }
-
-    fn set(counter: &AtomicU64, value: u64) {
-        counter.store(value, Ordering::Relaxed);
-    }
 }
 
 /// One JSON line, with the name of its form as in all our JSON.
@@ -62,14 +40,27 @@ struct Told<'a> {
     line: &'a Line<'a>,
 }
 
-/// What it tells.
+/// What it tells: sizes in bytes, rates in bytes a second, times in seconds.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Line<'a> {
+    /// What will be fetched; these totals stay. One for each closure that is fetched at once.
     Planned { paths: usize, nar_size: u64, valid: usize },
-    Progress { paths: u64, unpacked: u64, downloaded: u64 },
+    /// Every ten seconds. Without a rate nothing is known of it yet; without an end it stands still.
+    Progress {
+        paths: u64,
+        unpacked: u64,
+        downloaded: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rate: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seconds_left: Option<u64>,
+    },
+    /// A path is on disk.
     Finished { path: String, cache: &'a str },
+    /// A cache failed or lied, and the next one is asked.
     Fault { path: String, cache: &'a str, text: String },
+    /// Everything is valid.
     Done { paths: u64, nar_size: u64, downloaded: u64, seconds: u64, caches: &'a [Share] },
 }
 
@@ -77,21 +68,25 @@ impl Progress {
     /// Begins to watch.
     pub(crate) fn new(output: &Output) -> Self {
         let bar = output.progress().add(ProgressBar::no_length());
-        set_style(&bar, "{spinner} {msg}");
+        // The template is a constant; were it wrong, the default bar would do.
+        if let Ok(style) = ProgressStyle::with_template("{msg}") {
+            bar.set_style(style);
+        }
         let counters = Arc::default();
         Self { output: output.clone(), counters, bar, started: Instant::now() }
     }
 
-    /// Returns what hears of the events.
+    /// Returns what hears of the events of one closure.
     pub(crate) fn observer(&self) -> Observer {
-        let this = self.clone();
-        Arc::new(move |event| this.hear(event))
+        let (this, part) = (self.clone(), self.counters.part());
+        Arc::new(move |event| this.hear(&part, event))
     }
 
     /// Waits for `work`, and says from time to time how far it is.
     pub(crate) async fn watch<T>(&self, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
-        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + LINES, LINES);
+        let every = if self.bar.is_hidden() { LINES } else { FRAMES };
+        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
         loop {
             tokio::select! {
                 // Cancel safe: `work` is only polled here, a tick lost is a line lost.
@@ -104,24 +99,22 @@ impl Progress {
     /// Says how it went that went well.
     pub(crate) fn done(&self) {
         self.bar.finish_and_clear();
-        let counters = &*self.counters;
-        let (paths, nar_size) = (Counters::get(&counters.paths), Counters::get(&counters.nar_size));
-        let downloaded = Counters::get(&counters.downloaded);
+        let done = self.counters.done();
         let seconds = self.started.elapsed().as_secs();
         self.summarise_faults();
         if self.output.is_json() {
-            let caches = &counters.shares.get();
+            let (paths, nar_size, downloaded) = (done.paths, done.nar_size, done.downloaded);
+            let caches = &self.counters.shares();
             self.line(&Line::Done { paths, nar_size, downloaded, seconds, caches });
-        } else if paths == 0 {
-            self.output.talk("everything is there already");
         } else {
-            self.output.talk(&format!(
-                "copied {}, {} ({} downloaded) in {seconds}s",
-                human::count(usize::try_from(paths).unwrap_or(usize::MAX), "path"),
-                human::size(nar_size),
-                human::size(downloaded),
-            ));
+            self.output.talk(&done.text(seconds));
         }
+    }
+
+    /// Says how it went if something was to be done, and all of it was; else clears the way.
+    pub(crate) fn done_if_any(&self) {
+        let done = self.counters.done();
+        if done.paths > 0 && done.is_complete() { self.done() } else { self.failed() }
     }
 
     /// Clears the way for an error.
@@ -129,106 +122,62 @@ impl Progress {
         self.bar.finish_and_clear();
     }
 
-    fn hear(&self, event: Event<'_>) {
-        let counters = &*self.counters;
-        counters.shares.hear(&event);
+    fn hear(&self, part: &Part, event: Event<'_>) {
+        self.counters.hear(part, &event, self.started.elapsed());
         match event {
-            Event::Discovered { paths } => {
-                Counters::set(&counters.discovered, paths as u64);
-                self.bar.set_message(format!("{} known", human::count(paths, "path")));
-            }
             Event::Planned(plan) => {
-                Counters::set(&counters.paths, plan.missing.len() as u64);
-                Counters::set(&counters.nar_size, plan.nar_size);
-                self.bar.set_length(plan.nar_size);
-                set_style(&self.bar, BAR);
-                self.show_paths();
-                let paths = plan.missing.len();
-                self.json(&Line::Planned { paths, nar_size: plan.nar_size, valid: plan.valid });
+                let (paths, nar_size, valid) = (plan.missing.len(), plan.nar_size, plan.valid);
+                self.json(&Line::Planned { paths, nar_size, valid });
             }
             Event::Started { path, cache, .. } => {
                 self.output.detail(&format!("{path} from {cache}"));
             }
-            Event::Downloaded { bytes, .. } => {
-                counters.downloaded.fetch_add(bytes, Ordering::Relaxed);
-            }
-            Event::Unpacked(bytes) => {
-                let before = counters.unpacked.fetch_add(bytes, Ordering::Relaxed);
-                self.bar.set_position(before + bytes);
-            }
-            Event::Dropped(bytes) => {
-                let before = counters.unpacked.fetch_sub(bytes, Ordering::Relaxed);
-                self.bar.set_position(before.saturating_sub(bytes));
-            }
             Event::Finished { path, cache } => {
-                counters.finished.fetch_add(1, Ordering::Relaxed);
-                self.show_paths();
                 self.json(&Line::Finished { path: path.to_string(), cache });
             }
             Event::Faulty(fault) => self.note(fault),
-            Event::Registering => self.bar.set_message("registering"),
-            Event::Reached(_) => {}
+            Event::Discovered { .. }
+            | Event::Downloaded { .. }
+            | Event::Unpacked(_)
+            | Event::Dropped(_)
+            | Event::Spared { .. }
+            | Event::Registering
+            | Event::Reached(_)
+            | Event::Ended => {}
         }
     }
 
     fn note(&self, fault: &Fault) {
         let (path, text) = (fault.path.to_string(), fault.line());
         self.output.detail(&format!("warning: {path}: {text}"));
-        self.json(&Line::Fault { path, cache: &fault.cache, text: text.clone() });
-        let mut faults = self.counters.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        faults.push((fault.cache.clone(), text));
+        self.json(&Line::Fault { path, cache: &fault.cache, text });
     }
 
     /// Names each cache that failed once, with the first thing that it did.
     fn summarise_faults(&self) {
-        let faults = self.counters.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut caches: Vec<&str> = faults.iter().map(|(cache, _)| cache.as_str()).collect();
-        caches.sort_unstable();
-        caches.dedup();
-        for cache in caches {
-            let of_cache: Vec<_> = faults.iter().filter(|(name, _)| name == cache).collect();
-            let first = of_cache.first().map_or("", |(_, text)| text.as_str());
-            let times = human::count(of_cache.len(), "time");
+        for (times, first) in self.counters.faults() {
+            let times = human::count(times, "time");
             self.output.talk(&format!("warning: a cache failed {times}, others stood in: {first}"));
         }
     }
 
-    fn show_paths(&self) {
-        let finished = Counters::get(&self.counters.finished);
-        let paths = Counters::get(&self.counters.paths);
-        self.bar.set_message(format!("{finished}/{paths} paths"));
-    }
-
     fn tick(&self) {
-        let counters = &*self.counters;
-        let unpacked = Counters::get(&counters.unpacked);
-        let nar_size = Counters::get(&counters.nar_size);
-        let (finished, paths) = (Counters::get(&counters.finished), Counters::get(&counters.paths));
+        let now = self.started.elapsed();
         if self.output.is_json() {
-            let downloaded = Counters::get(&counters.downloaded);
-            self.line(&Line::Progress { paths: finished, unpacked, downloaded });
-        } else if paths == 0 {
-            let discovered = Counters::get(&counters.discovered);
-            self.talk_unless_bar(&format!("{discovered} paths known so far"));
+            let done = self.counters.done();
+            let (rate, seconds_left) = self.counters.speed(now);
+            self.line(&Line::Progress {
+                paths: done.finished,
+                unpacked: done.unpacked,
+                downloaded: done.downloaded,
+                rate,
+                seconds_left,
+            });
+        } else if self.bar.is_hidden() {
+            self.output.talk(&self.counters.text(now, None));
         } else {
-            let rate = unpacked / self.started.elapsed().as_secs().max(1);
-            let left = nar_size.saturating_sub(unpacked).checked_div(rate);
-            let left = left.and_then(|seconds| i64::try_from(seconds).ok()).map_or_else(
-                || "stalled".to_owned(),
-                |left| format!("{} left", human::span(jiff::SignedDuration::from_secs(left))),
-            );
-            self.talk_unless_bar(&format!(
-                "{finished}/{paths} paths, {} of {}, {}/s, {left}",
-                human::size(unpacked),
-                human::size(nar_size),
-                human::size(rate),
-            ));
-        }
-    }
-
-    fn talk_unless_bar(&self, text: &str) {
-        if self.bar.is_hidden() {
-            self.output.talk(text);
+            let width = console::Term::stderr().size().1;
+            self.bar.set_message(self.counters.text(now, Some(width.into())));
         }
     }
 
@@ -244,24 +193,70 @@ impl Progress {
     }
 }
 
-fn set_style(bar: &ProgressBar, template: &str) {
-    // The templates are constants; were one wrong, the default bar would do.
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
+/// Returns what writes to the log how far the fetch of a profile is: when it begins, every ten
+/// seconds, and when it ends. Needs a runtime.
+pub(crate) fn logged(profile: &ProfileName) -> Observer {
+    let (profile, counters) = (profile.clone(), Arc::new(Counters::default()));
+    let (part, started) = (counters.part(), Instant::now());
+    let lines: Mutex<Option<JoinHandle<()>>> = Mutex::default();
+    Arc::new(move |event| {
+        counters.hear(&part, &event, started.elapsed());
+        match event {
+            Event::Planned(plan) if !plan.missing.is_empty() => {
+                tracing::info!(
+                    %profile, paths = plan.missing.len(), nar_size = plan.nar_size,
+                    "fetching"
+                );
+                let work = keep_logging(profile.clone(), Arc::clone(&counters), started);
+                let before = lines
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .replace(tokio::spawn(work));
+                // It begins again, after room was made for it.
+                if let Some(before) = before {
+                    before.abort();
+                }
+            }
+            Event::Registering => {
+                let done = counters.done();
+                tracing::info!(
+                    %profile, paths = done.finished, nar_size = done.nar_size,
+                    downloaded = done.downloaded, "fetched"
+                );
+            }
+            Event::Planned(_)
+            | Event::Discovered { .. }
+            | Event::Started { .. }
+            | Event::Finished { .. }
+            | Event::Faulty(_)
+            | Event::Downloaded { .. }
+            | Event::Unpacked(_)
+            | Event::Dropped(_)
+            | Event::Spared { .. }
+            | Event::Reached(_)
+            | Event::Ended => {}
+        }
+    })
+}
+
+/// Writes a line every ten seconds until the fetch ends, also when nothing moves.
+async fn keep_logging(profile: ProfileName, counters: Arc<Counters>, started: Instant) {
+    let mut ticks = tokio::time::interval(LINES);
+    // The first one is now.
+    ticks.tick().await;
+    while counters.done().phase == Phase::Fetching {
+        ticks.tick().await;
+        let (now, done) = (started.elapsed(), counters.done());
+        let (rate, seconds_left) = counters.speed(now);
+        if done.phase == Phase::Fetching {
+            tracing::info!(
+                %profile, paths = done.finished, of = done.paths, unpacked = done.unpacked,
+                nar_size = done.nar_size, downloaded = done.downloaded, rate, seconds_left,
+                "fetching: {}", counters.text(now, None)
+            );
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_event_names_its_form() {
-        let line = Line::Planned { paths: 2, nar_size: 9, valid: 1 };
-        let told = serde_json::to_value(Told { schema: "progress.v1", line: &line }).unwrap();
-        let wanted = serde_json::json!({
-            "schema": "progress.v1", "event": "planned", "paths": 2, "nar_size": 9, "valid": 1,
-        });
-        assert_eq!(told, wanted);
-    }
-}
+mod tests;

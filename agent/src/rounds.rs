@@ -2,12 +2,11 @@
 //!
 //! The daemon goes round for ever, `agent once` a single time; both order the same.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use shared::closure::ClosureIndex;
 use shared::hints::Hints;
-use shared::id::Digest;
+use shared::id::{Digest, ProfileName};
 use shared::nix::TrustedKeys;
 use shared::problem::{Kind, Problem, chain};
 use store::cache::{Location, Network, NetworkOptions};
@@ -64,20 +63,24 @@ impl Rounds {
 
     /// Goes round once; a live registry may hold its answer back for up to `wait`.
     ///
-    /// May be dropped while it waits: what is verified by then is on disk, the rest is lost.
+    /// `observer` makes what hears of the fetch of a profile. May be dropped while it waits: what is verified by then is on disk, the rest is lost.
     pub(crate) async fn round(
         &mut self,
         wait: Duration,
-        observer: &Observer,
+        observer: &(dyn Fn(&ProfileName) -> Observer + Sync),
     ) -> Result<Round, ConvergeError> {
         let poll = self.client.poll(wait).await;
         let known = known(&self.converger.profiles()?);
         let asked = ask(&self.settings, &poll, &known);
-        let orders = asked.into_iter().map(|asked| self.order(asked, &poll, observer)).collect();
+        let orders = asked.into_iter().map(|asked| {
+            let observer = observer(&asked.profile);
+            self.order(asked, &poll, observer)
+        });
+        let orders = orders.collect();
         Ok(Round { orders, trouble: poll.trouble, news: poll.news })
     }
 
-    fn order(&self, asked: Asked, poll: &Poll, observer: &Observer) -> Order {
+    fn order(&self, asked: Asked, poll: &Poll, observer: Observer) -> Order {
         let Asked { group, profile, desired } = asked;
         let published = poll.documents.as_ref().and_then(|documents| documents.groups.get(&group));
         let caches = match published {
@@ -96,7 +99,7 @@ impl Rounds {
             min_free: self.settings.store.min_free,
             ..Limits::default()
         };
-        let (gc, observer) = (self.settings.gc, Arc::clone(observer));
+        let gc = self.settings.gc;
         Order { group, profile, desired, caches, limits, gc, observer }
     }
 }

@@ -20,6 +20,7 @@ pub mod manifest;
 pub mod nix;
 pub mod policy;
 pub mod problem;
+pub mod progress;
 pub mod report;
 pub mod state_word;
 pub mod time;

@@ -34,15 +34,15 @@ pub(crate) async fn run(args: OnceArgs, context: &Context) -> Result<(), Problem
     rounds.converger().recover().await.map_err(|error| error.problem())?;
     let before = host.status()?;
     let progress = Progress::new(&context.output);
-    let observer = progress.observer();
     // Dropped where it is: a round commits what it has verified, or nothing.
-    let round = stop.run_until_cancelled(rounds.round(Duration::ZERO, &observer)).await;
+    let round =
+        stop.run_until_cancelled(rounds.round(Duration::ZERO, &|_| progress.observer())).await;
     let round = round.ok_or_else(stop::interrupted)?.map_err(|error| error.problem())?;
     let closures = rounds.client().closures();
     let converger = rounds.converger();
     let converged = round.orders.iter().map(|order| converger.converge(order, &closures, &stop));
     let outcomes = progress.watch(join_all(converged)).await;
-    progress.failed();
+    progress.done_if_any();
     if let Some(Err(error)) = stop.run_until_cancelled(send(&host, &rounds)).await {
         context.output.detail(&format!("not reported: {error}"));
     }

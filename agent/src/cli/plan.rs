@@ -57,7 +57,10 @@ pub(crate) async fn run(args: PlanArgs, context: &Context) -> Result<(), Problem
     let host = Host::open(context)?;
     let mut rounds = Rounds::new(&host.settings)?;
     let observer: substitute::Observer = Arc::new(|_| ());
-    let round = rounds.round(Duration::ZERO, &observer).await.map_err(|error| error.problem())?;
+    let round = rounds
+        .round(Duration::ZERO, &|_| Arc::clone(&observer))
+        .await
+        .map_err(|error| error.problem())?;
     let (known, closures) = (host.profiles()?, rounds.client().closures());
     let mut rows = Vec::new();
     for order in &round.orders {

@@ -43,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     archive::remove_tree,
     cache::BinaryCache,
+    disk::Guard,
     local::{LocalStore, LocalStoreError, PathLocks, Step},
     lock::LockError,
 };
@@ -107,6 +108,13 @@ pub enum Event<'a> {
     },
     /// It is settled what will be fetched; these totals do not change.
     Planned(&'a Plan),
+    /// While we waited for locks, somebody else made so much of what was planned valid.
+    Spared {
+        /// Paths.
+        paths: usize,
+        /// Bytes of their NARs.
+        nar_size: u64,
+    },
     /// A path begins to arrive.
     Started {
         /// The path.
@@ -140,6 +148,17 @@ pub enum Event<'a> {
     Registering,
     /// A crash from here on would leave something else than before.
     Reached(Step),
+    /// It is over, well or not, or nobody waits for it any more; always the last one.
+    Ended,
+}
+
+/// Says that a run is over, however it ends.
+struct Ending<'a>(&'a Observer);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        (self.0)(Event::Ended);
+    }
 }
 
 /// Hears of events, on any thread.
@@ -191,6 +210,7 @@ pub async fn run(
     limits: &Limits,
     observer: &Observer,
 ) -> Result<Outcome, SubstituteError> {
+    let _ending = Ending(observer);
     let planned = begin(store, closures).await?;
     observer(Event::Reached(Step::Rooted));
     observer(Event::Planned(&planned));
@@ -199,16 +219,7 @@ pub async fn run(
     }
     let locks = lock(store, &planned, limits).await?;
     observer(Event::Reached(Step::Locked));
-    // While we waited, somebody else may have made some of it valid.
-    let (planned, guard) = {
-        let (store, closures, min_free) = (Arc::clone(store), closures.to_vec(), limits.min_free);
-        blocking(move || {
-            let planned = plan(&store, &closures)?;
-            let guard = plan::guard(&store, &planned, min_free)?;
-            Ok((planned, guard))
-        })
-    }
-    .await?;
+    let (planned, guard) = plan_again(store, closures, limits, &planned, observer).await?;
     let queue: Vec<ClosureEntry<'_>> = planned
         .missing
         .iter()
@@ -264,6 +275,29 @@ async fn begin(
         plan(&store, &closures)
     })
     .await
+}
+
+/// Plans again behind the locks: while we waited, somebody else may have made some of it valid.
+async fn plan_again(
+    store: &Arc<LocalStore>,
+    closures: &[ClosureIndex],
+    limits: &Limits,
+    before: &Plan,
+    observer: &Observer,
+) -> Result<(Plan, Guard), SubstituteError> {
+    let (store, closures, min_free) = (Arc::clone(store), closures.to_vec(), limits.min_free);
+    let (planned, guard) = blocking(move || {
+        let planned = plan(&store, &closures)?;
+        let guard = plan::guard(&store, &planned, min_free)?;
+        Ok((planned, guard))
+    })
+    .await?;
+    let paths = before.missing.len().saturating_sub(planned.missing.len());
+    if paths > 0 {
+        let nar_size = before.nar_size.saturating_sub(planned.nar_size);
+        observer(Event::Spared { paths, nar_size });
+    }
+    Ok((planned, guard))
 }
 
 /// Fetches until the queue is empty or something fails; then lets what is under way come to its

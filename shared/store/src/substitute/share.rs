@@ -48,8 +48,10 @@ impl Shares {
             | Event::Planned(_)
             | Event::Unpacked(_)
             | Event::Dropped(_)
+            | Event::Spared { .. }
             | Event::Reached(_)
-            | Event::Registering => {}
+            | Event::Registering
+            | Event::Ended => {}
         }
     }
 
