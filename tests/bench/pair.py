@@ -2,7 +2,8 @@
 
 The first command is the reference: ratios are other/reference, taken round by round, so that they
 survive a machine that drifts. --prep runs, not timed, before every run and --post after it, with
-$RUN_NAME set. CPU is user+system of the command and every child that it waited for; `others` is what
+$RUN_NAME set. --goal `cpu 0.75` (or wall, or peak in MiB) is what the last command must keep; with
+--table FILE it is written there beside what was seen, as a row of a table. CPU is user+system of the command and every child that it waited for; `others` is what
 the rest of the machine used meanwhile, in cores, the server that the command talks to included. A
 peak below this program's own 15 MiB cannot be seen, since the child starts as its fork.
 """
@@ -38,8 +39,10 @@ def main():
     ap.add_argument('--runs', type=int, default=3); ap.add_argument('--timeout', type=int, default=600)
     ap.add_argument('--prep', default=''); ap.add_argument('--post', default='')
     ap.add_argument('--title', default=''); ap.add_argument('--log', default='pair.log')
+    ap.add_argument('--goal', action='append', default=[]); ap.add_argument('--table')
     ap.add_argument('cmds', nargs='+')
     a = ap.parse_args()
+    goals = [(g.split()[0], float(g.split()[1])) for g in a.goal]
     cmds = [c.split('=', 1) for c in a.cmds]
     if not all(len(c) == 2 for c in cmds):
         ap.error('a command is NAME=COMMAND')
@@ -72,8 +75,26 @@ def main():
             return '%.2f' % st.median(p) if p and ref not in bad else '-'
         print(f"{n:<22}{mmm([x['wall'] for x in v]):>20}{mmm([x['cpu'] for x in v]):>20}{m('user'):>7.2f}{m('sys'):>7.2f}"
               f"{max(x['rss'] for x in v):>10.1f}{m('others'):>8.2f}{ratio('wall'):>8}{ratio('cpu'):>8}")
+    if a.table:
+        with open(a.table, 'a') as table: table.write(table_row(a.title, goals, res, cmds[0][0], cmds[-1][0], bad))
     sys.stdout.flush()
     return 1 if bad else 0
+
+def table_row(title, goals, res, ref, own, bad):
+    """What must be and what was, a median for times and the most for memory, each with its range."""
+    wanted, seen, holds = [], [], not bad
+    for kind, limit in goals:
+        if kind == 'peak':
+            wanted.append(f'peak ≤ {limit:.0f} MiB')
+            values = [x['rss'] for x in res[own]]
+            holds = holds and max(values) <= limit
+            seen.append('peak ' + mmm(values, '%.0f') + ' MiB')
+        else:
+            wanted.append(f"{'CPU' if kind == 'cpu' else kind} ≤ {limit:.2f}×")
+            values = [x[kind] / y[kind] for x, y in zip(res[own], res[ref]) if y[kind] > 0] or [float('nan')]
+            holds = holds and st.median(values) <= limit
+            seen.append(f"{'CPU' if kind == 'cpu' else kind} {mmm(values)}×")
+    return f"| {title} | {', '.join(wanted)} | {', '.join(seen)} | {'yes' if holds else 'NO'} |\n"
 
 if __name__ == '__main__':
     sys.exit(main())
