@@ -32,7 +32,7 @@ wait = 0
 
 [store]
 root = "/"
-connections = 12
+connections = 16
 # `bandwidth`, in bytes per second over all connections, caps nothing unless it is given.
 # The room that a switch leaves for the rest of the host.
 min_free = 536870912

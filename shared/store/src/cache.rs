@@ -77,8 +77,15 @@ impl BinaryCache {
         Ok(Self { name, transport, info: CacheInfo::default(), record })
     }
 
+    /// Says whether the cache is so far away that a connection takes long to gather speed.
+    pub(crate) fn is_far(&self) -> bool {
+        self.record.lock().is_far()
+    }
+
     async fn read_info(&self) -> Result<CacheInfo, CacheError> {
+        let asked = std::time::Instant::now();
         let bytes = self.small_file("nix-cache-info", MAX_INFO_LEN, Absence::Plain).await?;
+        self.record.lock().opened(asked.elapsed());
         match bytes {
             Some(bytes) => CacheInfo::parse(&bytes),
             None if matches!(self.transport, Transport::Http(_)) => Ok(CacheInfo::default()),

@@ -7,6 +7,7 @@
 
 pub mod archive;
 pub mod cache;
+mod cpu;
 pub mod decompress;
 pub mod disk;
 mod folder;

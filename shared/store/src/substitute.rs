@@ -28,6 +28,7 @@ mod fetch;
 mod offer;
 mod plan;
 mod share;
+mod workers;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -43,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     archive::remove_tree,
     cache::BinaryCache,
+    cpu,
     disk::Guard,
     local::{LocalStore, LocalStoreError, PathLocks, Step},
     lock::LockError,
@@ -67,9 +69,9 @@ pub struct Sources {
 /// How much of the machine to use, and how long.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Most downloads at the same time.
+    /// Most downloads at the same time, which are only reached if a cache is far away.
     pub connections: usize,
-    /// Most decoders at the same time; each takes a thread.
+    /// Most decoders at the same time, likewise; each takes a thread.
     pub decoders: usize,
     /// Bytes that all decoders together may take for their windows. A file that asks for more
     /// is decoded alone.
@@ -86,15 +88,37 @@ impl Default for Limits {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            // On a link with latency it takes many that gather speed at the same time.
             connections: 16,
-            // A decoder waits for its connection now and then; another one computes meanwhile.
-            decoders: (cores + 1).clamp(2, 4),
+            decoders: (2 * cores).clamp(2, 4),
             decoder_memory: 64 * 1024 * 1024,
             min_free: 0,
             patience: Duration::from_secs(3600),
             stop: CancellationToken::new(),
         }
+    }
+}
+
+/// How much is under way at the same time.
+#[derive(Debug)]
+struct Pace {
+    connections: usize,
+    decoders: usize,
+    /// Bytes that may wait for a decoder.
+    waiting: usize,
+}
+
+impl Pace {
+    /// Far caches take many connections that gather speed at the same time and rarely stand
+    /// still. Near ones keep all decoders busy with few, and more would only hold memory.
+    fn of(sources: &Sources, limits: &Limits) -> Self {
+        let (connections, decoders) = (limits.connections, limits.decoders);
+        if sources.caches.iter().any(BinaryCache::is_far) {
+            return Self { connections, decoders, waiting: 12 * 1024 * 1024 };
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // A decoder waits for its connection now and then; one more computes meanwhile.
+        let decoders = decoders.min(cores + 1);
+        Self { connections: connections.min(2 * decoders), decoders, waiting: 1024 * 1024 }
     }
 }
 
@@ -225,8 +249,10 @@ pub async fn run(
         .iter()
         .filter_map(|path| closures.iter().find_map(|closure| closure.get(path)))
         .collect();
-    let run = fetch::Run::new(store, sources, limits, observer, Arc::clone(&locks), guard);
-    let (arrived, failure) = fetch_all(&run, &queue, limits.connections).await;
+    cpu::warn_of_slow_hashing();
+    let pace = Pace::of(sources, limits);
+    let run = fetch::Run::new(store, sources, limits, observer, Arc::clone(&locks), guard, &pace);
+    let (arrived, failure) = fetch_all(&run, &queue, pace.connections).await;
     // What fails then fails because of it.
     let stopped = limits.stop.is_cancelled();
     let failure = failure.map(|error| if stopped { SubstituteError::Stopped } else { error });

@@ -21,6 +21,8 @@ pub(crate) struct Health {
     last_lie: Option<Instant>,
     left_out: Option<LeftOut>,
     speed: Option<Speed>,
+    /// How long it took to answer when it was opened, a new connection included.
+    opened_in: Option<Duration>,
 }
 
 /// Why a cache is left out, the lesser evil first.
@@ -61,6 +63,9 @@ const FADE: f64 = 0.8;
 /// What expected times are of, in bytes: a NAR of middling size.
 const TYPICAL: f64 = 1024.0 * 1024.0;
 
+/// Within which time a near cache answers on a new connection, also on a busy machine.
+const NEAR: Duration = Duration::from_millis(20);
+
 /// Where a cache stands when somebody has to choose.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Standing {
@@ -86,6 +91,16 @@ impl Health {
                 && self.last_failure.is_some_and(|last| now < last + SICK_MEMORY),
             expected: speed.map(|speed| speed.expected()),
         }
+    }
+
+    /// Notes how long it took to answer when it was opened.
+    pub(crate) const fn opened(&mut self, took: Duration) {
+        self.opened_in = Some(took);
+    }
+
+    /// Says whether it is so far away that a connection takes long to gather speed.
+    pub(crate) fn is_far(&self) -> bool {
+        self.opened_in.is_some_and(|took| took > NEAR)
     }
 
     /// Notes that somebody asks now: of a cache that was left out, one request tells how it is.

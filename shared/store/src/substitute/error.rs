@@ -76,6 +76,9 @@ pub enum SubstituteError {
     /// A thread of ours died.
     #[error("a worker thread died")]
     Worker(#[source] tokio::task::JoinError),
+    /// A thread that unpacks has panicked.
+    #[error("a thread that unpacks a path has panicked")]
+    Panicked,
     /// Another path failed first.
     #[error("given up because another path failed")]
     GivenUp,
@@ -116,7 +119,11 @@ impl SubstituteError {
             Self::Store(LocalStoreError::Conflict { .. }) => Cause::Conflict,
             Self::Store(LocalStoreError::Cycle(_)) => Cause::RefusedBytes,
             Self::GivenUp | Self::Stopped => Cause::FetchFailed,
-            Self::FreeSpace(_) | Self::Import { .. } | Self::Store(_) | Self::Worker(_) => {
+            Self::FreeSpace(_)
+            | Self::Import { .. }
+            | Self::Store(_)
+            | Self::Worker(_)
+            | Self::Panicked => {
                 if disk::is_full(self) {
                     Cause::DiskFull
                 } else {

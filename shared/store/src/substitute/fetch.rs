@@ -9,10 +9,12 @@ use std::{
 };
 
 use shared::{closure::ClosureEntry, nix::PathInfo};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{Event, Fault, FaultCause, Limits, Observer, Sources, SubstituteError, offer::Offer};
+use super::{
+    Event, Fault, FaultCause, Limits, Observer, Pace, Sources, SubstituteError, offer::Offer,
+    workers::Workers,
+};
 use crate::{
     cache::{BinaryCache, CacheError, Candidates, NarBody, NarReader, Verdict, WaitingRoom},
     decompress::{DecoderMemory, decoder},
@@ -20,8 +22,6 @@ use crate::{
     local::{ImportError, LocalStore, PathLocks},
 };
 
-/// Bytes that may wait for a decoder, over all connections.
-const WAITING: usize = 8 * 1024 * 1024;
 /// How often the same NAR is begun anew when it breaks off on its way.
 const STARTS: u32 = 2;
 
@@ -32,7 +32,7 @@ pub(super) struct Run {
     observer: Observer,
     locks: Arc<PathLocks>,
     guard: Arc<Guard>,
-    decoders: Arc<Semaphore>,
+    workers: Workers,
     memory: DecoderMemory,
     waiting: WaitingRoom,
     cancelled: CancellationToken,
@@ -68,6 +68,7 @@ impl Run {
         observer: &Observer,
         locks: Arc<PathLocks>,
         guard: Guard,
+        pace: &Pace,
     ) -> Self {
         Self {
             store: Arc::clone(store),
@@ -75,9 +76,9 @@ impl Run {
             observer: Arc::clone(observer),
             locks,
             guard: Arc::new(guard),
-            decoders: Arc::new(Semaphore::new(limits.decoders.max(1))),
+            workers: Workers::new(pace.decoders),
             memory: DecoderMemory::new(limits.decoder_memory),
-            waiting: WaitingRoom::new(WAITING),
+            waiting: WaitingRoom::new(pace.waiting),
             cancelled: limits.stop.child_token(),
             faults: Mutex::default(),
         }
@@ -208,15 +209,7 @@ impl Run {
         let (reader, pump) = body.split(&self.waiting);
         let (store, locks) = (Arc::clone(&self.store), Arc::clone(&self.locks));
         let guard = Arc::clone(&self.guard);
-        let work = async move {
-            // The semaphore is never closed; without a permit there would just be more threads.
-            let permit = Arc::clone(&self.decoders).acquire_owned().await.ok();
-            tokio::task::spawn_blocking(move || {
-                let _permit = permit;
-                import.run(&store, &locks, &guard, reader)
-            })
-            .await
-        };
+        let work = self.workers.run(move || import.run(&store, &locks, &guard, reader));
         let pump = async {
             tokio::select! {
                 () = pump.run() => {}
@@ -225,7 +218,7 @@ impl Run {
             }
         };
         let (result, ()) = tokio::join!(work, pump);
-        result.map_err(SubstituteError::Worker)
+        result.ok_or(SubstituteError::Panicked)
     }
 }
 
