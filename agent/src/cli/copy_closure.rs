@@ -174,14 +174,10 @@ fn read_index(
     paths: &[StorePath],
 ) -> Result<(ClosureIndex, Option<Hints>), Problem> {
     let bytes = std::fs::read(file).map_err(|error| {
-        let kind = match error.kind() {
-            ErrorKind::NotFound
-            | ErrorKind::PermissionDenied
-            | ErrorKind::IsADirectory
-            | ErrorKind::NotADirectory => Kind::Usage,
-            // The machine's fault, not that of who named the file.
-            _ => Kind::Runtime,
-        };
+        use ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
+        let named = [NotFound, PermissionDenied, IsADirectory, NotADirectory];
+        // All else is the machine's fault, not that of who named the file.
+        let kind = if named.contains(&error.kind()) { Kind::Usage } else { Kind::Runtime };
         Problem::new(kind, "closure_index", format!("cannot read `{}`", file.display()))
             .because(error.to_string())
             .leaves("nothing changed")
