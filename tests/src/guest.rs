@@ -1,8 +1,8 @@
 //! A machine with a kernel and disks of its own, whose power can be cut.
 //!
 //! Debian's cloud kernel in `qemu-system-x86_64`, by software emulation, so that it runs wherever
-//! the tests run, and takes seconds to boot. Its system disk is the same for all ([`system`]); what
-//! a story adds is a folder with a program `main`, which runs as root once the machine is up, and
+//! the tests run, and takes seconds to boot. Its system disk is the same for all; what a story
+//! adds is a folder with a program `main`, which runs as root once the machine is up, and
 //! any number of disks ([`disk`]), which it finds as `/dev/vda`, `/dev/vdb` and so on. It says on
 //! its console how far it is, and there the story listens.
 //!
