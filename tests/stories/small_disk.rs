@@ -7,7 +7,6 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use rustix::process::geteuid;
 use tests::{Builder, Nix, Ran, Response, Server, SmallDisk, long, run, shoal, tool};
 
 /// Bytes of a page, in which a tmpfs counts.
@@ -234,48 +233,42 @@ fn a_floor_holds_whenever_somebody_else_fills_the_disk() {
     story.converges();
 }
 
-/// As on a laptop's disk. Only root mounts one; others have seen a tmpfs fill up.
+/// As on a laptop's disk. Only root can mount one: for others the story fails and says so.
 #[test]
 fn an_ext4_that_fills_up_anywhere_is_as_empty_afterwards_as_before() {
-    if geteuid().is_root() {
-        let disk = || SmallDisk::ext4("48M", "96M", "-b 4096 -m 0 -N 512");
-        sweep(disk(), Resource::Pages);
-        sweep(disk(), Resource::Inodes);
-    }
+    let disk = || SmallDisk::ext4("48M", "96M", "-b 4096 -m 0 -N 512");
+    sweep(disk(), Resource::Pages);
+    sweep(disk(), Resource::Inodes);
 }
 
 #[test]
 fn what_a_disk_keeps_for_root_is_not_for_us() {
-    if geteuid().is_root() {
-        let text = "x".repeat(1 << 20);
-        let disk = SmallDisk::ext4("48M", "96M", "-b 4096 -m 25");
-        let story = Story::new(disk, &[("large", &text)]);
-        story.disk.leave_bytes(PAGE);
-        let (free, said) = (story.disk.free(), story.copy());
-        assert!(free.0 <= PAGE, "{free:?}");
-        story.check_failed(&said, free);
-        story.converges();
-    }
+    let text = "x".repeat(1 << 20);
+    let disk = SmallDisk::ext4("48M", "96M", "-b 4096 -m 25");
+    let story = Story::new(disk, &[("large", &text)]);
+    story.disk.leave_bytes(PAGE);
+    let (free, said) = (story.disk.free(), story.copy());
+    assert!(free.0 <= PAGE, "{free:?}");
+    story.check_failed(&said, free);
+    story.converges();
 }
 
 /// A disk behind the disk is full, as with thin volumes: what is written is lost, and the kernel
 /// says so only when it is synced.
 #[test]
 fn what_a_failing_disk_lost_never_becomes_valid() {
-    if geteuid().is_root() {
-        let text: String = (0..400_000).map(|number| format!("{number:x}")).collect();
-        let disk = SmallDisk::ext4("48M", "40M", "-b 4096 -m 0");
-        let story = Story::new(disk, &[("large", &text)]);
-        story.disk.sync();
-        story.disk.backing().leave_bytes(256 * 1024);
-        let ran = story.copy();
-        assert_eq!(ran.code, Some(3), "{ran}");
-        assert!(ran.stderr.contains("os error 5") || ran.stderr.contains("os error 30"), "{ran}");
-        story.disk.backing().leave_bytes(u64::MAX);
-        story.disk.repair();
-        story.verify(1);
-        story.converges();
-    }
+    let text: String = (0..400_000).map(|number| format!("{number:x}")).collect();
+    let disk = SmallDisk::ext4("48M", "40M", "-b 4096 -m 0");
+    let story = Story::new(disk, &[("large", &text)]);
+    story.disk.sync();
+    story.disk.backing().leave_bytes(256 * 1024);
+    let ran = story.copy();
+    assert_eq!(ran.code, Some(3), "{ran}");
+    assert!(ran.stderr.contains("os error 5") || ran.stderr.contains("os error 30"), "{ran}");
+    story.disk.backing().leave_bytes(u64::MAX);
+    story.disk.repair();
+    story.verify(1);
+    story.converges();
 }
 
 #[test]
