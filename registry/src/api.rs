@@ -1,5 +1,6 @@
 //! The API: one file for each thing that is asked for.
 
+pub(crate) mod body;
 pub(crate) mod enrol;
 pub(crate) mod error;
 pub(crate) mod health;

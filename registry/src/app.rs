@@ -1,6 +1,6 @@
 //! What a request can reach.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use shared::{
@@ -11,10 +11,11 @@ use shared::{
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::{api::error::ApiError, db::Db, realm::Realm};
+use crate::{api::error::ApiError, db::Db, realm::Realm, router::MAX_PUBLICATION};
 
-/// Publications that are in memory at once.
-pub(crate) const PUBLICATIONS: usize = 2;
+/// MiB of publications that are in memory at once: two of the largest, or many of the usual size,
+/// so that a publisher behind a slow link keeps nobody waiting.
+pub(crate) const PUBLICATION_ROOM: usize = 2 * (MAX_PUBLICATION >> 20);
 
 /// The state of the server.
 #[derive(Debug)]
@@ -29,7 +30,10 @@ pub(crate) struct App {
     pub(crate) stale_after: u32,
     /// Ends long polls when the server stops.
     pub(crate) stopping: CancellationToken,
+    /// See [`PUBLICATION_ROOM`].
     pub(crate) publications: Semaphore,
+    /// How long a body may take to come, at least.
+    pub(crate) body_time: Duration,
     /// The clock, so that a test can set it.
     pub(crate) clock: fn() -> Timestamp,
 }

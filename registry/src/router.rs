@@ -12,7 +12,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::{api, app::App, static_files};
 
 /// The largest publication, all parts together.
-const MAX_PUBLICATION: usize = 128 * 1024 * 1024;
+pub(crate) const MAX_PUBLICATION: usize = 128 * 1024 * 1024;
 /// The largest request to enrol.
 const MAX_ENROLMENT: usize = 64 * 1024;
 

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api,
-    app::{App, PUBLICATIONS},
+    app::{App, PUBLICATION_ROOM},
     blobs::FileName,
     db::{self, Db, DbError},
     keys,
@@ -24,10 +24,12 @@ use crate::{
     router::router,
 };
 
+mod connections;
+
+pub(crate) use connections::Limits;
+
 /// How often the server looks whether something must be signed anew.
 const RENEW: Duration = Duration::from_secs(60);
-/// How long requests may take to end when the server stops.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// What a server serves, and how.
 #[derive(Debug, Clone)]
@@ -36,6 +38,7 @@ pub(crate) struct Options {
     pub(crate) listen: SocketAddr,
     pub(crate) cache: Option<PathBuf>,
     pub(crate) stale_after: u32,
+    pub(crate) limits: Limits,
 }
 
 /// Why a server does not start, or ends.
@@ -80,6 +83,7 @@ pub(crate) enum ServeError {
 pub(crate) struct Server {
     app: Arc<App>,
     listener: TcpListener,
+    limits: Limits,
     /// Held as long as the server runs.
     _lock: std::fs::File,
 }
@@ -99,7 +103,8 @@ impl Server {
             cache: options.cache.clone(),
             stale_after: options.stale_after,
             stopping: CancellationToken::new(),
-            publications: Semaphore::new(PUBLICATIONS),
+            publications: Semaphore::new(PUBLICATION_ROOM),
+            body_time: options.limits.body,
             clock,
         });
         renew(&app);
@@ -107,7 +112,7 @@ impl Server {
         let address = options.listen;
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|source| ServeError::Listen { address, source })?;
-        Ok(Self { app, listener, _lock: lock })
+        Ok(Self { app, listener, limits: options.limits, _lock: lock })
     }
 
     /// Returns where the server listens.
@@ -121,26 +126,13 @@ impl Server {
     }
 
     /// Serves until the stopper is cancelled, then lets requests end.
-    pub(crate) async fn run(self) -> Result<(), ServeError> {
-        let Self { app, listener, _lock } = self;
+    pub(crate) async fn run(self) {
+        let Self { app, listener, limits, _lock } = self;
         let stopping = app.stopping.clone();
         let renewing = tokio::spawn(keep_fresh(Arc::clone(&app)));
-        let drained = stopping.clone();
-        let serving = axum::serve(listener, router(app))
-            .with_graceful_shutdown(stopping.clone().cancelled_owned());
-        let deadline = async move {
-            drained.cancelled().await;
-            tokio::time::sleep(DRAIN).await;
-        };
-        let served = tokio::select! {
-            served = serving.into_future() => served,
-            // Dropping the server cuts what has not ended by now.
-            () = deadline => Ok(()),
-        };
-        stopping.cancel();
+        connections::serve(listener, router(app), limits, stopping).await;
         // It ends with the stopper; only a panic could be lost here, and it was logged.
         let _ended = renewing.await;
-        served.map_err(ServeError::Io)
     }
 }
 

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     realm,
-    serve::{Options, ServeError, Server},
+    serve::{Limits, Options, Server},
 };
 
 pub(crate) const REALM: &str = "main";
@@ -178,7 +178,7 @@ pub(crate) struct Running {
     pub(crate) url: String,
     http: reqwest::Client,
     stopper: CancellationToken,
-    serving: JoinHandle<Result<(), ServeError>>,
+    serving: JoinHandle<()>,
 }
 
 impl Running {
@@ -192,6 +192,7 @@ impl Running {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             cache: None,
             stale_after: 180,
+            limits: Limits::of_process(),
         };
         change(&mut options);
         let server = Server::start(&options, now).await.unwrap();
@@ -204,7 +205,7 @@ impl Running {
 
     pub(crate) async fn stop(self) {
         self.stopper.cancel();
-        self.serving.await.unwrap().unwrap();
+        self.serving.await.unwrap();
     }
 
     pub(crate) fn get(&self, path: &str) -> reqwest::RequestBuilder {

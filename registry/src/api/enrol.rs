@@ -7,7 +7,6 @@ use axum::{
     extract::{Path, State},
     http::StatusCode,
 };
-use bytes::Bytes;
 use shared::{
     api::{EnrolAnswer, EnrolRequest},
     certificate::{self, Certificate, EnrolmentRequest},
@@ -16,13 +15,13 @@ use shared::{
     trust::{PublicKey, SigningKey, dsse::Envelope},
 };
 
-use super::error::ApiError;
+use super::{body::Whole, error::ApiError};
 use crate::{
     app::App,
     db::{
         DbError,
         hosts::{self, Enrolment},
-        tokens::{self, TokenError, Visit},
+        tokens::{self, TokenError, Visit, Wanted},
     },
 };
 
@@ -35,7 +34,7 @@ const MAX_LEN: usize = 64 * 1024;
 pub(crate) async fn enrol(
     State(app): State<Arc<App>>,
     Path(realm): Path<String>,
-    body: Bytes,
+    Whole(body): Whole,
 ) -> Result<Json<EnrolAnswer>, ApiError> {
     let realm = app.realm(&realm)?.name().clone();
     let Some(key) = app.enrolment.clone() else {
@@ -57,7 +56,9 @@ pub(crate) async fn enrol(
         let hash = tokens::hash(&token);
         let issued = hosts::issued(db, &realm, &host, &hash)?;
         let visit = if issued.is_some() { Visit::Again } else { Visit::First };
-        let allowed = tokens::redeem(db, &realm, &token, &request.groups, visit, now)?;
+        let replaced = hosts::groups_of_name(db, &realm, &request.name, &host)?;
+        let wanted = Wanted { groups: &request.groups, replaced: &replaced };
+        let allowed = tokens::redeem(db, &realm, &token, wanted, visit, now)?;
         if let Err(error) = allowed {
             return Ok(Err(refuse(&error)));
         }
@@ -112,11 +113,18 @@ fn same(issued: &str, request: &EnrolmentRequest) -> Option<Envelope> {
 fn refuse(error: &TokenError) -> ApiError {
     let code = match error {
         TokenError::Group(_) => "token_group",
+        TokenError::Name(_) => "name_taken",
         TokenError::Unknown | TokenError::Expired(_) | TokenError::Used => "token",
+    };
+    let fix = match error {
+        TokenError::Name(_) => "choose another name, or ask for a token for both groups",
+        TokenError::Group(_) | TokenError::Unknown | TokenError::Expired(_) | TokenError::Used => {
+            "ask the operator for a new token"
+        }
     };
     let problem = Problem::new(Kind::Trust, code, error.to_string())
         .leaves("the host is not enrolled")
-        .fix("ask the operator for a new token")
+        .fix(fix)
         .next("registry host enroll-token");
     ApiError::new(StatusCode::FORBIDDEN, problem)
 }

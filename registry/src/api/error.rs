@@ -47,6 +47,19 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, problem)
     }
 
+    /// The request did not come in time.
+    pub(crate) fn too_slow(what: &str) -> Self {
+        let what = format!("{what} took too long to come");
+        let problem = Problem::new(Kind::Timeout, "too_slow", what).leaves("nothing changed");
+        Self::new(StatusCode::REQUEST_TIMEOUT, problem)
+    }
+
+    /// The request has more bytes than are read.
+    pub(crate) fn too_large(what: impl Into<String>) -> Self {
+        let problem = Problem::new(Kind::Trust, "too_large", what).leaves("nothing changed");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, problem)
+    }
+
     /// The registry itself failed; the details are for its log alone.
     pub(crate) fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
         let told = Problem::from_error(Kind::Runtime, "internal", error);

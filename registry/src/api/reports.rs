@@ -6,7 +6,6 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use rand::{TryRng as _, rngs::SysRng};
 use shared::{
@@ -17,7 +16,7 @@ use shared::{
     trust::{PublicKey, dsse::Envelope},
 };
 
-use super::{blocking, error::ApiError};
+use super::{blocking, body::Whole, error::ApiError};
 use crate::{
     app::App,
     db::hosts::{self, Incoming, Stored},
@@ -28,7 +27,7 @@ use crate::{
 pub(crate) async fn report(
     State(app): State<Arc<App>>,
     Path(realm): Path<String>,
-    body: Bytes,
+    Whole(body): Whole,
 ) -> Result<Json<ReportAnswer>, ApiError> {
     let realm = Arc::clone(app.realm(&realm)?);
     let (own, now) = (app.enrolment_key(), app.time());

@@ -26,10 +26,13 @@ use super::{blocking, error::ApiError};
 use crate::{
     app::App,
     realm::{Precondition, PublishError, Realm, Rest, Submission, publications},
+    router::MAX_PUBLICATION,
 };
 
-/// How long a publication may take to come.
+/// How long the largest publication may take to come.
 const UPLOAD: Duration = Duration::from_secs(600);
+/// Bytes a second that a publisher must reach, on the whole.
+const RATE: u64 = 64 * 1024;
 
 /// Takes a new version of a role, with the files that it references.
 pub(crate) async fn publish(
@@ -41,9 +44,13 @@ pub(crate) async fn publish(
     let realm = Arc::clone(app.realm(&realm)?);
     let expected = precondition(&headers)?;
     let now = app.now();
-    let reading = read(multipart, &app, &realm, (&role, expected), now);
-    let (submission, _permit) =
-        tokio::time::timeout(UPLOAD, reading).await.map_err(|_| too_slow())??;
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let length = length.and_then(|length| length.parse().ok()).unwrap_or(MAX_PUBLICATION as u64);
+    let deadline = UPLOAD.min(app.body_time + Duration::from_secs(length / RATE));
+    let reading = read(multipart, (&app, length), &realm, (&role, expected), now);
+    let (submission, _permit) = tokio::time::timeout(deadline, reading)
+        .await
+        .map_err(|_| ApiError::too_slow("the publication"))??;
     let publishing = Arc::clone(&realm);
     let receipt = blocking(move || publishing.publish(&role, expected, &submission, now)).await??;
     tracing::info!(
@@ -97,11 +104,11 @@ fn unconditional() -> ApiError {
     ApiError::new(StatusCode::PRECONDITION_REQUIRED, problem)
 }
 
-/// Reads the parts. Only so many publishers may have their files in memory at once, and only those
-/// who may publish: the role comes first, and is checked before anything else is read.
+/// Reads the parts. Publishers share so much memory for their files, and only those have any who
+/// may publish: the role comes first, and is checked before anything else is read.
 async fn read<'a>(
     mut multipart: Multipart,
-    app: &'a App,
+    (app, length): (&'a App, u64),
     realm: &Arc<Realm>,
     (role, expected): (&str, Precondition),
     now: jiff::Timestamp,
@@ -121,7 +128,7 @@ async fn read<'a>(
                 let checked = move || realm.may_publish(&role, expected, &bytes, now);
                 rest = Some(blocking(checked).await??);
                 if rest == Some(Rest::Needed) {
-                    let waiting = app.publications.acquire().await;
+                    let waiting = app.publications.acquire_many(room(length)).await;
                     permit = Some(waiting.map_err(|error| ApiError::internal(&error))?);
                 }
             }
@@ -144,6 +151,12 @@ async fn read<'a>(
     }
 }
 
+/// Returns how many MiB of memory a publication of so many bytes needs.
+fn room(length: u64) -> u32 {
+    let bytes = length.min(MAX_PUBLICATION as u64);
+    u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX)
+}
+
 async fn drain(mut field: Field<'_>) -> Result<(), ApiError> {
     while field.chunk().await.map_err(|error| unread(&error))?.is_some() {}
     Ok(())
@@ -153,7 +166,7 @@ async fn whole(mut field: Field<'_>, max: u64) -> Result<Bytes, ApiError> {
     let mut bytes = Vec::new();
     while let Some(chunk) = field.chunk().await.map_err(|error| unread(&error))? {
         if (bytes.len() + chunk.len()) as u64 > max {
-            return Err(too_large(&format!("a part has more than {max} bytes")));
+            return Err(ApiError::too_large(format!("a part has more than {max} bytes")));
         }
         bytes.extend_from_slice(&chunk);
     }
@@ -162,19 +175,9 @@ async fn whole(mut field: Field<'_>, max: u64) -> Result<Bytes, ApiError> {
 
 fn unread(error: &MultipartError) -> ApiError {
     if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        return too_large("the publication is too large");
+        return ApiError::too_large("the publication is too large");
     }
     form(&error.body_text())
-}
-
-fn too_slow() -> ApiError {
-    let problem = Problem::new(Kind::Timeout, "too_slow", "the publication took too long to come");
-    ApiError::new(StatusCode::REQUEST_TIMEOUT, problem.leaves("nothing changed"))
-}
-
-fn too_large(what: &str) -> ApiError {
-    let problem = Problem::new(Kind::Trust, "too_large", what).leaves("nothing changed");
-    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, problem)
 }
 
 fn form(what: &str) -> ApiError {

@@ -12,7 +12,7 @@ use crate::{
     db::DbError,
     files::{self, Existing, Readers},
     realm::RealmError,
-    serve::{Options, ServeError, Server},
+    serve::{Limits, Options, ServeError, Server},
 };
 
 /// Serve the published files and the API
@@ -44,6 +44,7 @@ pub(crate) async fn run(args: Args, context: &Context<'_>) -> Result<(), Problem
         listen: args.listen,
         cache: args.cache,
         stale_after: args.stale_after,
+        limits: Limits::of_process(),
     };
     let server = Server::start(&options, Timestamp::now).await.map_err(|error| problem(&error))?;
     let address = server.address().map_err(|error| problem(&error))?;
@@ -67,10 +68,10 @@ pub(crate) async fn run(args: Args, context: &Context<'_>) -> Result<(), Problem
             .map_err(|error| Problem::from_error(Kind::Runtime, "ready_file", &error))?;
     }
     tracing::info!(url, data = %options.data.display(), "serving");
-    let served = server.run().await;
+    server.run().await;
     stopping.abort();
     tracing::info!("stopped");
-    served.map_err(|error| problem(&error))
+    Ok(())
 }
 
 fn problem(error: &ServeError) -> Problem {

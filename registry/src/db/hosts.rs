@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use shared::{
     certificate::Certificate,
-    id::{HostId, RealmName},
+    id::{GroupName, HostId, HostName, RealmName},
     nix::Sha256,
     report::Report,
     time::Time,
@@ -43,6 +43,18 @@ pub(crate) fn issued(
             row.get::<_, Option<String>>(0)
         });
     Ok(found.optional()?.flatten())
+}
+
+/// Returns the groups of the host that has this name, unless it is this one.
+pub(crate) fn groups_of_name(
+    connection: &Connection,
+    realm: &RealmName,
+    name: &HostName,
+    host: &HostId,
+) -> Result<Vec<GroupName>, DbError> {
+    let found = find_named(connection, realm, name)?;
+    let other = found.map(|row| row.certificate).filter(|certificate| certificate.host != *host);
+    Ok(other.map(|certificate| certificate.groups).unwrap_or_default())
 }
 
 /// Stores a host that enrols; its reports count from the next one on.
@@ -211,6 +223,19 @@ pub(crate) fn find(
          ORDER BY enrolled_at DESC LIMIT 1",
     )?;
     let found = select.query_row(params![realm.as_str(), name_or_id], |row| Ok(host(row)));
+    found.optional()?.transpose()
+}
+
+fn find_named(
+    connection: &Connection,
+    realm: &RealmName,
+    name: &HostName,
+) -> Result<Option<HostRow>, DbError> {
+    let mut select = connection.prepare_cached(
+        "SELECT certificate, enrolled_at, reported_at, report FROM hosts
+         WHERE realm = ?1 AND name = ?2 AND replaced = 0 LIMIT 1",
+    )?;
+    let found = select.query_row(params![realm.as_str(), name.as_str()], |row| Ok(host(row)));
     found.optional()?.transpose()
 }
 

@@ -30,6 +30,16 @@ pub(crate) enum TokenError {
     Used,
     #[error("the token is not for group `{0}`")]
     Group(GroupName),
+    #[error("another host has this name, and the token is not for its group `{0}`")]
+    Name(GroupName),
+}
+
+/// What a host wants of a token.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) groups: &'a [GroupName],
+    /// The groups of the host whose name it takes: only who could enrol that one may.
+    pub(crate) replaced: &'a [GroupName],
 }
 
 /// Stores a token by its hash.
@@ -65,12 +75,12 @@ pub(crate) enum Visit {
     Again,
 }
 
-/// Takes one use of a token for these groups; a refusal takes none.
+/// Takes one use of a token; a refusal takes none.
 pub(crate) fn redeem(
     connection: &Connection,
     realm: &RealmName,
     token: &str,
-    wanted: &[GroupName],
+    wanted: Wanted<'_>,
     visit: Visit,
     now: Time,
 ) -> Result<Result<(), TokenError>, DbError> {
@@ -84,8 +94,13 @@ pub(crate) fn redeem(
     let Some((groups, uses, expires_at)) = found else { return Ok(Err(TokenError::Unknown)) };
     let groups: Vec<GroupName> =
         serde_json::from_str(&groups).map_err(|_| DbError::Damaged(groups))?;
-    if let Some(group) = wanted.iter().find(|group| !groups.contains(group)) {
-        return Ok(Err(TokenError::Group(group.clone())));
+    let foreign =
+        |wanted: &[GroupName]| wanted.iter().find(|group| !groups.contains(group)).cloned();
+    if let Some(group) = foreign(wanted.groups) {
+        return Ok(Err(TokenError::Group(group)));
+    }
+    if let Some(group) = foreign(wanted.replaced) {
+        return Ok(Err(TokenError::Name(group)));
     }
     if visit == Visit::Again {
         return Ok(Ok(()));
@@ -125,7 +140,8 @@ mod tests {
         create(&connection, "secret", &grant, now).unwrap();
 
         let redeem = |realm: &RealmName, token: &str, visit, now| {
-            redeem(&connection, realm, token, &groups, visit, now).unwrap()
+            let wanted = Wanted { groups: &groups, replaced: &[] };
+            redeem(&connection, realm, token, wanted, visit, now).unwrap()
         };
         let other = RealmName::parse("other").unwrap();
         assert_eq!(redeem(&realm, "guess", Visit::First, now), Err(TokenError::Unknown));

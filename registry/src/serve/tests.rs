@@ -5,7 +5,7 @@ use reqwest::{Method, StatusCode};
 use shared::{
     api::{Challenge, EnrolAnswer, HostSummary, Page, Part, Publication},
     hints::Hints,
-    id::{Digest, GroupName},
+    id::Digest,
     report::{ProfileReport, Reason},
     state_word::StateWord,
     trust::{Clock, Refresh, Rules, Stored, StoredTarget, dsse::Envelope},
@@ -19,6 +19,7 @@ use crate::{
 
 mod files;
 mod hosts;
+mod limits;
 
 /// Follows everything that is served from the root to a target, as an agent does.
 async fn follow(server: &Running, path: &str) -> Vec<u8> {
@@ -243,6 +244,7 @@ async fn a_second_server_on_the_same_files_is_refused() {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         cache: None,
         stale_after: 180,
+        limits: Limits::of_process(),
     };
     let second = Server::start(&options, testing::now).await;
     assert!(matches!(second, Err(ServeError::Locked(_))));
@@ -260,6 +262,7 @@ async fn old_signatures_are_renewed_at_the_start() {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         cache: None,
         stale_after: 180,
+        limits: Limits::of_process(),
     };
     let server = Server::start(&options, tomorrow).await.unwrap();
     let realm = server.app.realms.values().next().unwrap();

@@ -4,15 +4,19 @@ use super::*;
 
 /// Makes a token for hosts of `eu-prod`.
 fn token(data: &Path, uses: u32) -> &'static str {
+    token_for(data, "secret", &["eu-prod"], uses)
+}
+
+fn token_for<'a>(data: &Path, token: &'a str, groups: &[&str], uses: u32) -> &'a str {
     let grant = Grant {
         realm: testing::realm_name(),
-        groups: vec![GroupName::parse("eu-prod").unwrap()],
+        groups: groups.iter().map(|name| testing::group(name)).collect(),
         uses,
         expires_at: Time::of(testing::now()).plus(60),
     };
     let connection = db::connect(data).unwrap();
-    tokens::create(&connection, "secret", &grant, Time::of(testing::now())).unwrap();
-    "secret"
+    tokens::create(&connection, token, &grant, Time::of(testing::now())).unwrap();
+    token
 }
 
 async fn enrol(
@@ -249,5 +253,24 @@ async fn a_machine_made_anew_takes_its_name_over() {
     enrol(&server, token, &new.request(&["eu-prod"])).await.unwrap();
     let seen = hosts(&server, "").await;
     assert_eq!(seen.iter().map(|host| host.host).collect::<Vec<_>>(), [new.raw_key().host_id()]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_name_is_taken_over_only_with_a_token_for_the_groups_of_its_host() {
+    let data = data();
+    let server = Running::start(data.path()).await;
+    let eu = token(data.path(), 1);
+    let us = token_for(data.path(), "other secret", &["us-prod"], 1);
+    let both = token_for(data.path(), "third secret", &["eu-prod", "us-prod"], 1);
+    let (old, new) = (Host::new("web-1", 11), Host::new("web-1", 12));
+    enrol(&server, eu, &old.request(&["eu-prod"])).await.unwrap();
+    let taken = enrol(&server, us, &new.request(&["us-prod"])).await;
+    assert_eq!(taken, Err((403, "name_taken".to_owned())));
+    assert_eq!(hosts(&server, "").await[0].host, old.raw_key().host_id());
+    enrol(&server, both, &new.request(&["us-prod"])).await.unwrap();
+    assert_eq!(hosts(&server, "").await[0].host, new.raw_key().host_id());
+    // The refusal took no use of the token.
+    enrol(&server, us, &Host::new("web-2", 13).request(&["us-prod"])).await.unwrap();
     server.stop().await;
 }
