@@ -14,6 +14,7 @@ pub mod disk;
 pub mod fault;
 pub mod guest;
 pub mod host;
+pub mod machine;
 pub mod measure;
 pub mod nix;
 pub mod process;

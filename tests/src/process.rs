@@ -157,6 +157,8 @@ fn spawn(command: &mut Command) -> Child {
         "busybox" => "busybox-static",
         "debugfs" | "e2fsck" | "mke2fs" => "e2fsprogs",
         "qemu-system-x86_64" => "qemu-system-x86",
+        "ip" => "iproute2",
+        "systemd-nspawn" => "systemd-container",
         "tinyproxy" => "tinyproxy-bin",
         "openssl" | "sqlite3" | "python3" => &program,
         _ => panic!("cannot start {program}: {error}"),

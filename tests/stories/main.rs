@@ -30,6 +30,8 @@ mod house;
 #[cfg(test)]
 mod local_store;
 #[cfg(test)]
+mod machines;
+#[cfg(test)]
 mod network;
 #[cfg(test)]
 mod power;
