@@ -4,6 +4,8 @@
 //! and without its daemon, and both collectors. Whatever happens, no command fails, none waits for
 //! ever, and what was rooted before is valid and whole afterwards.
 
+mod deleted;
+mod held_up;
 mod lanes;
 mod nix_alone;
 mod world;

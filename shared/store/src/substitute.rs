@@ -55,6 +55,12 @@ pub use error::{Cause, Fault, FaultCause, SubstituteError};
 pub use plan::{Plan, check_space, plan};
 pub use share::{Share, Shares};
 
+/// How often a run begins if what was valid is gone when it would end.
+///
+/// That is not ours to prevent: the collector of Nix may delete a path that it was told to keep, if
+/// it deletes what refers to it just then, and `nix-store --verify` may forget one.
+const ATTEMPTS: u32 = 3;
+
 /// Where paths may come from, and whom to believe.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
@@ -235,6 +241,25 @@ pub async fn run(
     observer: &Observer,
 ) -> Result<Outcome, SubstituteError> {
     let _ending = Ending(observer);
+    let mut attempt = 1;
+    loop {
+        match run_once(store, closures, sources, limits, observer).await {
+            Err(error) if error.is_bereft() && attempt < ATTEMPTS => {
+                tracing::info!(error = %chain(&error), "somebody deleted it meanwhile: once more");
+                attempt += 1;
+            }
+            ended => return ended,
+        }
+    }
+}
+
+async fn run_once(
+    store: &Arc<LocalStore>,
+    closures: &[ClosureIndex],
+    sources: &Sources,
+    limits: &Limits,
+    observer: &Observer,
+) -> Result<Outcome, SubstituteError> {
     let planned = begin(store, closures).await?;
     observer(Event::Reached(Step::Rooted));
     observer(Event::Planned(&planned));
@@ -269,13 +294,13 @@ pub async fn run(
         let finished = match failure {
             None => {
                 observer(Event::Registering);
-                finish(&store, &arrived, &observer)
+                register(&store, &arrived, &observer)
             }
-            Some(error) => {
-                keep_what_is_whole(&store, &planned, arrived, &error, &observer);
-                Err(error)
-            }
+            Some(error) => Err(error),
         };
+        if let Err(error) = &finished {
+            keep_what_is_whole(&store, &planned, arrived, error, &observer);
+        }
         // Until here no other process may touch these paths.
         drop(locks);
         observer(Event::Reached(Step::Unlocked));
@@ -383,18 +408,12 @@ fn allow_open_files(locks: usize) {
     }
 }
 
-fn finish(
+fn register(
     store: &LocalStore,
     arrived: &[PathInfo],
     observer: &Observer,
 ) -> Result<(), SubstituteError> {
-    let registered = store.register_in_steps(arrived, &|step| observer(Event::Reached(step)));
-    if registered.is_err() {
-        for info in arrived {
-            remove(store, &info.path);
-        }
-    }
-    Ok(registered?)
+    Ok(store.register_in_steps(arrived, &|step| observer(Event::Reached(step)))?)
 }
 
 /// Makes those of the `arrived` valid that have everything they refer to, and removes the others.
@@ -417,6 +436,7 @@ fn keep_what_is_whole(
     for info in arrived.iter().filter(|_| error.cause() != Cause::DiskFull) {
         absent.remove(&info.path);
     }
+    absent.extend(bereft(store, &arrived));
     loop {
         let is_whole =
             |info: &PathInfo| !absent.contains(&info.path) && info.references.is_disjoint(&absent);
@@ -431,10 +451,26 @@ fn keep_what_is_whole(
         }
     }
     if !arrived.is_empty()
-        && let Err(error) = finish(store, &arrived, observer)
+        && let Err(error) = register(store, &arrived, observer)
     {
         tracing::warn!(%error, "cannot keep the paths that arrived before the failure");
+        for info in &arrived {
+            remove(store, &info.path);
+        }
     }
+}
+
+/// Returns what the `arrived` need that was valid before and is not any more.
+fn bereft(store: &LocalStore, arrived: &[PathInfo]) -> BTreeSet<StorePath> {
+    let mut needed: BTreeSet<StorePath> =
+        arrived.iter().flat_map(|info| &info.references).cloned().collect();
+    for info in arrived {
+        needed.remove(&info.path);
+    }
+    // Where the database cannot be asked, nothing can be registered either.
+    let valid = store.valid(&needed).unwrap_or_default();
+    needed.retain(|path| !valid.contains_key(path));
+    needed
 }
 
 /// Removes a tree that is not valid; the garbage collector would find it as well.

@@ -1,69 +1,22 @@
 //! What real Nix does to itself when two of its processes meet: the only faults that the rounds
 //! overlook, shown here with nobody else in the store.
 //!
-//! A process of Nix is held up where it says something, by a pipe that is full.
+//! `deleted` has one more.
 
 use std::{
-    fs::{self, File},
-    io::{Read as _, Write as _},
+    fs,
     os::unix::fs::symlink,
     path::Path,
     process::{Child, Command, Stdio},
-    thread,
     time::Duration,
 };
 
 use rusqlite::Connection;
-use rustix::{
-    io::ioctl_fionread,
-    pipe::{PipeFlags, fcntl_setpipe_size, pipe_with},
-};
 use store::lock::LockFile;
 use tests::{eventually, run, shoal, tool};
 
+use super::held_up::HeldUp;
 use crate::local_store::Both;
-
-/// A process that stops where it would say more than it may.
-struct HeldUp {
-    child: Child,
-    pipe: File,
-}
-
-impl HeldUp {
-    /// Starts `command`, which may say `first` and stops at what it would say next.
-    fn start(command: &mut Command, first: &str) -> Self {
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-        let size = fcntl_setpipe_size(&write, 4096).unwrap();
-        let mut filler = File::from(write.try_clone().unwrap());
-        filler.write_all(&vec![b'.'; size - first.len()]).unwrap();
-        let child = command.stdout(Stdio::null()).stderr(write).spawn().unwrap();
-        drop(filler);
-        command.stderr(Stdio::null());
-        let held = Self { child, pipe: File::from(read) };
-        let syscall = format!("/proc/{}/syscall", held.child.id());
-        eventually(&format!("Nix says more than {first:?}"), || {
-            // Full, and in `write(2, …)`.
-            let full = ioctl_fionread(&held.pipe).unwrap() == size as u64;
-            let call = fs::read_to_string(&syscall).unwrap();
-            (full && call.starts_with("1 0x2 ")).then_some(())
-        });
-        held
-    }
-
-    /// Lets it go on, and returns what it said when it has ended well.
-    fn go_on(mut self) -> String {
-        let mut pipe = self.pipe;
-        let reader = thread::spawn(move || {
-            let mut said = String::new();
-            pipe.read_to_string(&mut said).unwrap();
-            said
-        });
-        let status = self.child.wait().unwrap();
-        let said = reader.join().unwrap();
-        assert!(status.success(), "{said}");
-        said
-    }
-}
 
 /// Returns a process that wants to add `file` and stops once it has a temporary root, and what it
 /// waits for.

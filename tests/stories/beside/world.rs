@@ -13,7 +13,7 @@ use store::local::LocalStore;
 use tempfile::TempDir;
 use tests::{Daemon, Nix, Random, Server, fixture, run, scratch, shoal};
 
-use super::lanes::Work;
+use super::lanes::{Told, Work};
 use crate::gc::names;
 
 /// Paths in the caches.
@@ -169,11 +169,21 @@ impl World {
     /// Everything that was rooted is there and whole, and nothing else is left behind, but for what
     /// Nix loses by itself (see `nix_alone`).
     #[track_caller]
-    pub(super) fn check(&mut self, round: u32, told: &str) {
+    pub(super) fn check(&mut self, round: u32, told: &Told) {
         self.nix.verify();
         let valid: BTreeSet<String> = self.nix.valid_paths().into_iter().collect();
-        let forgotten = quoted(told, "path ", " disappeared, removing from database");
-        let deleted = quoted(told, "deleting ", "");
+        let (forgotten, deleted) = (told.forgotten(), told.deleted());
+        if told.gave_up {
+            // It said so: what it did not realise need not be there, nor what it did not root.
+            self.theirs.retain(|link, closure| {
+                let is_linked = link.symlink_metadata().is_ok();
+                let is_valid = valid.contains(&closure.0);
+                if is_linked && !is_valid {
+                    fs::remove_file(link).unwrap();
+                }
+                is_linked && is_valid
+            });
+        }
         let whole = |link: &Path, closure: &Closure, lost_by_nix: &BTreeSet<String>| {
             assert_eq!(fs::read_link(link).unwrap(), Path::new(&closure.0), "{}", link.display());
             let lost: BTreeSet<String> = closure.1.difference(&valid).cloned().collect();
@@ -272,13 +282,4 @@ fn make_closures(source: &Path, random: &mut Random) -> Vec<Closure> {
         closures.push((path, closure));
     }
     closures
-}
-
-/// Returns the paths that real Nix quoted on lines that begin and end like this.
-fn quoted(told: &str, start: &str, end: &str) -> BTreeSet<String> {
-    let quoted = |line: &str| {
-        let path = line.strip_prefix(start)?.strip_suffix(end)?;
-        Some(path.strip_prefix('\'')?.strip_suffix('\'')?.to_owned())
-    };
-    told.lines().filter_map(quoted).collect()
 }
