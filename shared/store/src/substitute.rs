@@ -269,6 +269,9 @@ async fn run_once(
     let locks = lock(store, &planned, limits).await?;
     observer(Event::Reached(Step::Locked));
     let (planned, guard) = plan_again(store, closures, limits, &planned, observer).await?;
+    if let Some(gone) = planned.missing.iter().find(|path| !locks.holds(path)) {
+        return Err(LocalStoreError::NotLocked(gone.clone()).into());
+    }
     let queue: Vec<ClosureEntry<'_>> = planned
         .missing
         .iter()

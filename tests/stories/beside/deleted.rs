@@ -11,7 +11,8 @@ use std::{
     time::Duration,
 };
 
-use tests::{Ran, Request, Response, Server, fixture, run, shoal, tool};
+use store::lock::LockFile;
+use tests::{Ran, Request, Response, Server, eventually, fixture, run, shoal, tool};
 
 use super::held_up::HeldUp;
 use crate::local_store::Both;
@@ -62,6 +63,15 @@ impl World {
         let mut collector = self.both.nix.command("nix-store");
         collector.args(["--delete", &self.user, &self.base]);
         HeldUp::start(&mut collector, "finding garbage collector roots...\n")
+    }
+
+    /// Checks that `wanted` is valid with all that it needs.
+    #[track_caller]
+    fn is_complete(self) {
+        self.both.nix.verify();
+        let mut all = [self.base, self.other, self.wanted];
+        all.sort();
+        assert_eq!(self.both.nix.valid_paths(), all);
     }
 
     fn nix(&self, path: &str) -> Command {
@@ -153,10 +163,28 @@ fn we_fetch_again_what_nix_deletes_after_all() {
     assert!(said.contains(&format!("deleting '{}'", world.base)), "{said}");
     go_on.send(()).unwrap();
     ended(copy).ok();
-    world.both.nix.verify();
-    let mut all = [world.base, world.other, world.wanted];
-    all.sort();
-    assert_eq!(world.both.nix.valid_paths(), all);
+    world.is_complete();
+}
+
+#[test]
+fn we_fetch_as_well_what_nix_deletes_while_we_wait_for_somebody_else() {
+    let world = World::new();
+    let lock = world.both.nix.real(&format!("{}.lock", world.other));
+    let held = LockFile::acquire(&lock, Duration::ZERO).unwrap();
+    let collector = world.collector();
+    let mut copy = world.agent(&world.wanted);
+    let copy = copy.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let open_files = format!("/proc/{}/fd", copy.id());
+    eventually("it waits for the lock", || {
+        let files = fs::read_dir(&open_files).unwrap();
+        let mut files = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+        files.any(|file| file == lock).then_some(())
+    });
+    let said = collector.go_on();
+    assert!(said.contains(&format!("deleting '{}'", world.base)), "{said}");
+    drop(held);
+    ended(copy).ok();
+    world.is_complete();
 }
 
 #[test]

@@ -135,7 +135,8 @@ impl SubstituteError {
 
     /// Returns whether something is gone that was valid when it was planned.
     pub(super) const fn is_bereft(&self) -> bool {
-        matches!(self, Self::Store(LocalStoreError::MissingReference { .. }))
+        use LocalStoreError::{MissingReference, NotLocked};
+        matches!(self, Self::Store(MissingReference { .. } | NotLocked(_)))
     }
 
     /// Returns what has to be freed so that it goes on, if the disk is too full and that is known.
