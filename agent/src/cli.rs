@@ -148,7 +148,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Probl
         Command::Enroll(args) => enroll::run(args, context).await,
         Command::Run(args) => run::run(args, context).await,
         Command::Once(args) => once::run(args, context).await,
-        Command::Status(args) => status::run(&args, context),
+        Command::Status(args) => status::run(&args, context).await,
         Command::Plan(args) => plan::run(args, context).await,
         Command::Generations(args) => generations::run(&args, context),
         Command::Rollback(args) => pin::rollback(args, context).await,

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use shared::id::Digest;
 
 pub(crate) use self::keys::{did_you_mean, near_matches};
-pub(crate) use self::settings::{ExtraCache, Gc, ProfilePattern, Registry, RootOfTrust, Settings};
+pub(crate) use self::settings::{
+    ExtraCache, Gc, ProfilePattern, Readers, Registry, RootOfTrust, Settings,
+};
 
 /// Where the configuration is unless `--config` says otherwise.
 pub(crate) const DEFAULT_PATH: &str = "/etc/shoal/agent.toml";
@@ -199,6 +201,9 @@ mod tests {
         check("[windows]\nswitch = []", "`/agent.toml`: unknown key `windows.switch`");
         assert!(refused("realm = 5").contains("invalid type: integer"));
         assert!(refused(&format!("realm = \"A\"\n{TRUST}")).contains("`realm`: `A` is not"));
+        let daemon = |text: &str| refused(&format!("{TRUST}[daemon]\n{text}"));
+        assert!(daemon("metrics = \"0.0.0.0:1\"").contains("is no address of the loopback"));
+        assert!(daemon("readers = \"wheel\"").contains("neither `everyone` nor `root`"));
         assert!(refused("").contains("`trust`: needs `root` (a file) or `root_sha256`"));
         assert!(refused(&format!("{TRUST}[registry]\npoll = 0")).contains("not between 1 and"));
         assert!(

@@ -14,13 +14,15 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{ClosureSource, News, Source, TrustFacts};
+use crate::client::{News, Source, TrustFacts};
 use crate::config::{Registry, Settings};
-use crate::converge::{Converger, Order};
+use crate::converge::{ConvergeError, Converger, Order};
 use crate::gc::Collector;
 use crate::progress;
 use crate::report::{self, Reporter, SendError};
-use crate::rounds::{Round, Rounds};
+use crate::rounds::Rounds;
+use crate::service::{Service, Watcher};
+use crate::state::Profile;
 
 /// How often a host says that it is still there.
 const HEARTBEAT: Duration = Duration::from_secs(60);
@@ -44,13 +46,12 @@ struct Follower {
 pub(crate) async fn run(settings: &Settings, cancel: &CancellationToken) -> Result<(), Problem> {
     let mut rounds = Rounds::new(settings)?;
     let recovered = rounds.converger().recover().await.map_err(|error| error.problem())?;
-    tracing::info!(
-        host.name = %settings.host.name, profiles = recovered.len(),
-        "the agent runs; the journal agrees with the host"
-    );
+    let mut service = Service::start(settings, rounds.converger(), cancel).await?;
+    service.ready(&recovered);
+    let watcher = service.watcher();
     let changed = Arc::new(Notify::new());
     let (facts, facts_seen) = watch::channel(rounds.client().record().facts);
-    let reports = start_reports(settings, &rounds, facts_seen, &changed, cancel);
+    let reports = start_reports(settings, &rounds, facts_seen, &changed, (&watcher, cancel));
     let collector = Collector::new(rounds.converger().clone(), settings.gc);
     let collector = tokio::spawn(collector.run(cancel.clone()));
     let mut followers = BTreeMap::new();
@@ -58,31 +59,35 @@ pub(crate) async fn run(settings: &Settings, cancel: &CancellationToken) -> Resu
     while !cancel.is_cancelled() {
         let started = tokio::time::Instant::now();
         let wait = settings.registry.wait;
+        service.round_begins();
+        let observer = |profile: &ProfileName| watcher.count(progress::logged(profile));
         let round = tokio::select! {
             // Cancel safe: a round that is dropped has committed what it verified or nothing.
             () = cancel.cancelled() => break,
-            round = rounds.round(wait, &progress::logged) => round,
+            round = rounds.round(wait, &observer) => round,
         };
         let round = match round {
             Ok(round) => round,
             Err(error) => {
                 // The profiles' own tasks go on; perhaps somebody mends the disk meanwhile.
                 tracing::error!(error = %chain(&error), "cannot go round");
+                service.round_ended(None, failures, settings.registry.poll);
                 rest(settings.registry.poll, cancel).await;
                 continue;
             }
         };
         failures = if round.trouble.is_some() { failures + 1 } else { 0 };
-        tell(&round, failures);
         facts.send_replace(rounds.client().record().facts);
         let pause = pause(&settings.registry, round.news, failures, started.elapsed());
+        service.round_ended(Some(&round), failures, pause);
         for order in round.orders {
-            follow(&mut followers, order, &rounds, &changed, cancel);
+            follow(&mut followers, order, &rounds, &changed, (&watcher, cancel));
         }
         rest(pause, cancel).await;
     }
+    service.stopping();
     drain(followers, [reports, collector]).await;
-    tracing::info!("the agent stops; what runs goes on");
+    service.stopped().await;
     Ok(())
 }
 
@@ -92,19 +97,6 @@ async fn rest(pause: Duration, cancel: &CancellationToken) {
         // Cancel safe: both only wait.
         () = cancel.cancelled() => {}
         () = tokio::time::sleep(pause) => {}
-    }
-}
-
-/// Tells of trouble once when it begins, and when it ends.
-fn tell(round: &Round, failures: u32) {
-    match &round.trouble {
-        Some(trouble) if failures == 1 => {
-            tracing::warn!(code = %trouble.code(), "no source is good: {}", chain(trouble));
-        }
-        Some(trouble) => {
-            tracing::debug!(code = %trouble.code(), failures, "no source is good: {}", chain(trouble));
-        }
-        None => {}
     }
 }
 
@@ -128,13 +120,16 @@ fn follow(
     order: Order,
     rounds: &Rounds,
     changed: &Arc<Notify>,
-    cancel: &CancellationToken,
+    (watcher, cancel): (&Watcher, &CancellationToken),
 ) {
     let follower = followers.entry(order.profile.clone()).or_insert_with(|| {
         let (orders, seen) = watch::channel(None);
         let (converger, closures) = (rounds.converger().clone(), rounds.client().closures());
-        let (changed, cancel) = (Arc::clone(changed), cancel.clone());
-        let task = tokio::spawn(follow_orders(converger, closures, seen, changed, cancel));
+        let told = tell_of(watcher.clone(), Arc::clone(changed));
+        let cancel = cancel.clone();
+        let task = tokio::spawn(async move {
+            converger.follow(seen, &closures, &cancel, told).await;
+        });
         Follower { orders, task }
     });
     // A new order ends a fetch for an older one, so only what differs is sent.
@@ -155,20 +150,18 @@ fn is_same(one: &Order, other: &Order) -> bool {
         && one.caches.trusted == other.caches.trusted
 }
 
-async fn follow_orders(
-    converger: Converger,
-    closures: ClosureSource,
-    orders: watch::Receiver<Option<Order>>,
+/// Returns what hears of every step of a profile.
+fn tell_of(
+    watcher: Watcher,
     changed: Arc<Notify>,
-    cancel: CancellationToken,
-) {
-    let told = |outcome: Result<crate::state::Profile, crate::converge::ConvergeError>| {
-        if let Err(error) = outcome {
-            tracing::error!(error = %chain(&error), "cannot drive a profile");
+) -> impl Fn(Result<Profile, ConvergeError>) + Send + 'static {
+    move |outcome| {
+        match outcome {
+            Ok(profile) => watcher.profile(&profile),
+            Err(error) => tracing::error!(error = %chain(&error), "cannot drive a profile"),
         }
         changed.notify_one();
-    };
-    converger.follow(orders, &closures, &cancel, told).await;
+    }
 }
 
 fn start_reports(
@@ -176,13 +169,13 @@ fn start_reports(
     rounds: &Rounds,
     facts: watch::Receiver<Option<TrustFacts>>,
     changed: &Arc<Notify>,
-    cancel: &CancellationToken,
+    (watcher, cancel): (&Watcher, &CancellationToken),
 ) -> JoinHandle<()> {
     let sources = rounds.client().sources().to_vec();
     let (settings, converger) = (settings.clone(), rounds.converger().clone());
-    let (changed, cancel) = (Arc::clone(changed), cancel.clone());
+    let (changed, cancel, watcher) = (Arc::clone(changed), cancel.clone(), watcher.clone());
     tokio::spawn(async move {
-        let work = send_reports(&settings, &sources, &converger, facts, &changed);
+        let work = send_reports(&settings, &sources, &converger, facts, (&changed, &watcher));
         // Cancel safe: a report that is cut off is one that was lost on the way.
         tokio::select! {
             () = cancel.cancelled() => {}
@@ -197,7 +190,7 @@ async fn send_reports(
     sources: &[Source],
     converger: &Converger,
     facts: watch::Receiver<Option<TrustFacts>>,
-    changed: &Notify,
+    (changed, watcher): (&Notify, &Watcher),
 ) {
     let mut sent: Option<Vec<ProfileReport>> = None;
     let mut lost = false;
@@ -219,6 +212,10 @@ async fn send_reports(
             Ok(reporter) => reporter.send(told.clone(), facts.as_ref()).await,
             Err(error) => Err(error),
         };
+        // Whoever did not enrol chose so.
+        if !matches!(result, Err(SendError::NotEnrolled(_))) {
+            watcher.reported(result.is_ok());
+        }
         let was_lost = std::mem::replace(&mut lost, result.is_err());
         match result {
             Ok(()) => sent = Some(told),

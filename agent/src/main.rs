@@ -27,6 +27,7 @@ mod pins;
 mod progress;
 mod report;
 mod rounds;
+mod service;
 mod state;
 mod status;
 mod stop;

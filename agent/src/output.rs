@@ -3,6 +3,8 @@
 //! Commands never print by themselves, so that `--json`, `--quiet`, colours and progress mean the
 //! same everywhere.
 
+mod journal;
+
 use std::io::{IsTerminal as _, Write as _};
 
 use anstream::AutoStream;
@@ -12,6 +14,7 @@ use owo_colors::OwoColorize as _;
 use serde::Serialize;
 use shared::problem::{Kind, Problem};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::prelude::*;
 
 use crate::cli::{ColorWhen, GlobalArgs};
 
@@ -166,6 +169,12 @@ pub(crate) fn start_tracing(args: &GlobalArgs, life: Life) {
         (false, _) => "debug,agent=trace,store=trace",
     };
     let filter = EnvFilter::try_from_env("SHOAL_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    if !args.json
+        && journal::is_stderr()
+        && let Some(journal) = journal::layer()
+    {
+        return tracing_subscriber::registry().with(filter).with(journal).init();
+    }
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -174,7 +183,7 @@ pub(crate) fn start_tracing(args: &GlobalArgs, life: Life) {
     if args.json {
         builder.json().init();
     } else {
-        builder.init();
+        builder.fmt_fields(journal::Readable).init();
     }
 }
 

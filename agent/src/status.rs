@@ -2,17 +2,23 @@
 //!
 //! Nothing here asks anybody, so that it tells the same with every other machine down.
 
+use std::borrow::Cow;
+
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use shared::id::{GroupName, HostName, ProfileName, RealmName};
 use shared::report;
 use shared::state_word::StateWord;
 use shared::time::Time;
+use shared::version::{SoftwareVersion, VersionNumber};
 
 use crate::client::PollRecord;
 use crate::config::Settings;
 use crate::report::{running, wanted};
 use crate::state::{Code, Explained, Profile, Reason};
+
+/// The name of the form in which a status is told.
+const SCHEMA: &str = "status.v1";
 
 /// After how many polls without a good source a host counts as stale.
 const STALE_POLLS: u32 = 3;
@@ -21,9 +27,9 @@ const STALE_POLLS: u32 = 3;
 const POLL_SLACK: SignedDuration = SignedDuration::from_secs(30);
 
 /// How this host is.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Status {
-    schema: &'static str,
+    schema: Cow<'static, str>,
     /// The host's name.
     pub(crate) host: HostName,
     /// The trust domain.
@@ -40,10 +46,25 @@ pub(crate) struct Status {
     pub(crate) trust: Option<TrustStatus>,
     /// Bytes that may still be written to the store.
     pub(crate) free: Option<u64>,
+    /// The daemon, if it tells this itself.
+    pub(crate) daemon: Option<DaemonStatus>,
+}
+
+/// The daemon that tells how the host is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DaemonStatus {
+    /// Its process.
+    pub(crate) pid: u32,
+    /// Its version.
+    pub(crate) version: SoftwareVersion,
+    /// Since when it runs.
+    pub(crate) since: Time,
+    /// When it will ask the registry next; it may be asking right now.
+    pub(crate) next_poll: Option<Time>,
 }
 
 /// How one profile is.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ProfileStatus {
     /// The group that it follows.
     pub(crate) group: Option<GroupName>,
@@ -66,7 +87,7 @@ pub(crate) struct ProfileStatus {
 }
 
 /// How the registry was when it was last asked.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RegistryStatus {
     /// The sources, in the order in which they are asked.
     pub(crate) urls: Vec<String>,
@@ -83,7 +104,7 @@ pub(crate) struct RegistryStatus {
 }
 
 /// What is verified.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct TrustStatus {
     /// Version of root.
     pub(crate) root: u64,
@@ -107,7 +128,7 @@ impl Status {
         let profiles: Vec<ProfileStatus> =
             profiles.iter().map(|profile| profile_status(profile, stale.as_ref(), now)).collect();
         Self {
-            schema: "status.v1",
+            schema: Cow::Borrowed(SCHEMA),
             host: settings.host.name.clone(),
             realm: settings.realm.clone(),
             groups: settings.groups.clone(),
@@ -133,7 +154,40 @@ impl Status {
                 expires_at: facts.expires_at.map(Time::from),
             }),
             free: crate::host::free_space(&settings.store.root),
+            daemon: None,
         }
+    }
+
+    /// Reads what a daemon told, if it is of a form that this program knows.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let status: Self = serde_json::from_slice(bytes).ok()?;
+        (status.schema == SCHEMA).then_some(status)
+    }
+
+    /// Tells it in one line: each profile, its state and its versions.
+    pub(crate) fn line(&self) -> String {
+        let line = |profile: &ProfileStatus| {
+            format!("{} {} {}", profile.profile, profile.state, profile.versions())
+        };
+        if self.profiles.is_empty() {
+            return self.state.map_or("no profile yet".to_owned(), |state| state.to_string());
+        }
+        self.profiles.iter().map(line).collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl ProfileStatus {
+    /// Returns what runs, and behind an arrow what is wanted if that is another.
+    pub(crate) fn versions(&self) -> String {
+        let running = self.running.as_ref().and_then(|running| running.version);
+        let wanted = self.wanted.as_ref().map(|wanted| wanted.version);
+        let number = |version: Option<VersionNumber>| {
+            version.map_or("-".to_owned(), |version| format!("#{version}"))
+        };
+        if running == wanted || wanted.is_none() {
+            return number(running);
+        }
+        format!("{} → {}", number(running), number(wanted))
     }
 }
 

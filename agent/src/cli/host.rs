@@ -9,6 +9,7 @@ use crate::client::PollRecord;
 use crate::config::{Settings, did_you_mean, near_matches};
 use crate::converge::Converger;
 use crate::rounds;
+use crate::service;
 use crate::state::Profile;
 use crate::status::Status;
 
@@ -27,6 +28,14 @@ impl Host {
         let settings = config::load(context)?.settings;
         let converger = Converger::new(rounds::place(&settings));
         Ok(Self { settings, converger })
+    }
+
+    /// Tells how the host is: what its daemon says, or if none answers, its disk.
+    pub(crate) async fn told(&self) -> Result<Status, Problem> {
+        match service::ask(&self.settings.daemon.socket).await {
+            Some(status) => Ok(status),
+            None => self.status(),
+        }
     }
 
     /// Tells how the host is, from its disk alone.

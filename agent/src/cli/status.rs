@@ -1,4 +1,4 @@
-//! `agent status`: how this host is, told from its own disk.
+//! `agent status`: how this host is, told by its daemon, or from its own disk.
 
 use clap::Args;
 use jiff::Timestamp;
@@ -13,7 +13,8 @@ use crate::status::{ProfileStatus, Status};
 
 /// Show what runs, what is wanted, why not yet, and what to do next.
 ///
-/// Asks nobody: it tells the same with the registry down.
+/// Asks the daemon if it runs, else the disk, and nobody else: it tells the same with the registry
+/// down.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// Print one line for each profile.
@@ -22,9 +23,9 @@ pub(crate) struct StatusArgs {
 }
 
 /// Prints the status.
-pub(crate) fn run(args: &StatusArgs, context: &Context) -> Result<(), Problem> {
+pub(crate) async fn run(args: &StatusArgs, context: &Context) -> Result<(), Problem> {
     let host = Host::open(context)?;
-    show(&host.status()?, args.oneline, context)
+    show(&host.told().await?, args.oneline, context)
 }
 
 /// Prints a status as the global flags say.
@@ -100,6 +101,7 @@ fn whole(status: &Status, now: Timestamp) -> String {
     }
     text.push('\n');
     about_registry(&mut text, status, now);
+    about_daemon(&mut text, status, now);
     text
 }
 
@@ -153,18 +155,26 @@ fn about_registry(text: &mut String, status: &Status, now: Timestamp) {
     }
 }
 
-fn versions(profile: &ProfileStatus) -> String {
-    let running = profile.running.as_ref().and_then(|running| running.version);
-    let wanted = profile.wanted.as_ref().map(|wanted| wanted.version);
-    let number = |version: Option<shared::version::VersionNumber>| {
-        version.map_or("-".to_owned(), |version| format!("#{version}"))
+fn about_daemon(text: &mut String, status: &Status, now: Timestamp) {
+    let line = match &status.daemon {
+        None => "no daemon answers: told from the disk".to_owned(),
+        Some(daemon) => {
+            let next = daemon.next_poll.map_or(String::new(), |at| {
+                let left = Timestamp::from(at).duration_since(now);
+                let left = left.max(jiff::SignedDuration::ZERO);
+                format!("; asks the registry in {}", human::span(left))
+            });
+            format!("pid {}, since {}{next}", daemon.pid, human::ago(daemon.since.into(), now))
+        }
     };
+    text.push_str(&format!("{:<11} {line}\n", "Daemon"));
+}
+
+/// Returns the versions, and the generation that runs.
+fn versions(profile: &ProfileStatus) -> String {
     let generation = profile.running.as_ref().map(|running| running.generation);
     let generation = generation.map_or(String::new(), |number| format!(" generation {number}"));
-    if running == wanted || wanted.is_none() {
-        return format!("{}{generation}", number(running));
-    }
-    format!("{} → {}{generation}", number(running), number(wanted))
+    format!("{}{generation}", profile.versions())
 }
 
 /// Glyph, letter and word, so that colour is never the only signal.

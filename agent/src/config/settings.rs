@@ -1,7 +1,8 @@
 //! The configuration as the program uses it: valid, and built once.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -12,6 +13,12 @@ use url::Url;
 
 use super::ConfigError;
 use super::written::{self, Merged, Written};
+
+/// The usual `state_dir`.
+const STATE_DIR: &str = "/var/lib/shoal";
+
+/// Where the daemon of that state tells how the host is.
+const SOCKET: &str = "/run/shoal/agent.sock";
 
 /// The longest time between two polls.
 const MAX_POLL: u32 = 24 * 3600;
@@ -53,6 +60,28 @@ pub(crate) struct Settings {
     pub(crate) activations: Option<Vec<ActivationKind>>,
     /// Which generations are kept, and when the agent collects garbage by itself.
     pub(crate) gc: Gc,
+    /// What the daemon shows, and to whom.
+    pub(crate) daemon: Daemon,
+}
+
+/// What the daemon shows, and to whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Daemon {
+    /// Where it tells how the host is.
+    pub(crate) socket: PathBuf,
+    /// Whom it tells.
+    pub(crate) readers: Readers,
+    /// The address of the loopback where metrics are served, if they are.
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
+/// Whom the daemon tells how the host is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Readers {
+    /// Every process of this host.
+    Everyone,
+    /// Root, and the user that the daemon runs as.
+    Root,
 }
 
 /// Where trust begins.
@@ -168,6 +197,7 @@ impl Settings {
             profiles,
             activation,
             gc,
+            daemon,
         } = merged.written()?;
         let check = Check(merged);
         // Only one is built, so that there is nothing to remember.
@@ -176,10 +206,12 @@ impl Settings {
             Some(name) => name,
             None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
         };
+        let state_dir = check.absolute("state_dir", state_dir)?;
         Ok(Self {
             realm: check.parse("realm", &realm)?,
             groups: check.each("groups", &groups)?,
-            state_dir: check.absolute("state_dir", state_dir)?,
+            daemon: check.daemon(daemon, &state_dir)?,
+            state_dir,
             host: HostFacts {
                 name: check.parse("host.name", &name)?,
                 system: check.parse("host.system", &crate::host::system())?,
@@ -228,6 +260,18 @@ impl FromStr for ProfilePattern {
                 Ok(Self::Prefix(prefix.to_owned()))
             }
             None => text.parse().map(Self::Exactly),
+        }
+    }
+}
+
+impl FromStr for Readers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "everyone" => Ok(Self::Everyone),
+            "root" => Ok(Self::Root),
+            other => Err(format!("`{other}` is neither `everyone` nor `root`")),
         }
     }
 }
@@ -356,6 +400,24 @@ impl Check<'_> {
             wait: Duration::from_secs(wait.into()),
             ca_file: ca_file.transpose()?,
         })
+    }
+
+    fn daemon(&self, daemon: written::Daemon, state_dir: &Path) -> Result<Daemon, ConfigError> {
+        let socket = match daemon.socket {
+            Some(path) => self.absolute("daemon.socket", path)?,
+            None if state_dir == Path::new(STATE_DIR) => SOCKET.into(),
+            None => state_dir.join("agent.sock"),
+        };
+        let metrics = daemon.metrics.map(|text| {
+            let address: SocketAddr = self.parse("daemon.metrics", &text)?;
+            if address.ip().is_loopback() {
+                return Ok(address);
+            }
+            let why = format!("`{text}` is no address of the loopback, such as 127.0.0.1:9469");
+            Err(self.invalid("daemon.metrics", why))
+        });
+        let readers = self.parse("daemon.readers", &daemon.readers)?;
+        Ok(Daemon { socket, readers, metrics: metrics.transpose()? })
     }
 
     fn caches(&self, caches: Vec<written::Cache>) -> Result<Vec<ExtraCache>, ConfigError> {

@@ -24,6 +24,11 @@ team = 34560000
 snapshot = 2592000
 timestamp = 604800
 
+# `socket` is /run/shoal/agent.sock for the usual `state_dir`, else agent.sock in it; `metrics`, an
+# address of the loopback, serves nobody unless it is given.
+[daemon]
+readers = "everyone"
+
 [registry]
 urls = []
 poll = 60
@@ -64,6 +69,7 @@ pub(crate) struct Written {
     pub(super) profiles: Profiles,
     pub(super) activation: Activation,
     pub(super) gc: Gc,
+    pub(super) daemon: Daemon,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -141,6 +147,14 @@ pub(super) struct Gc {
     pub(super) every: u32,
     pub(super) min_free: u64,
     pub(super) max_free: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Daemon {
+    pub(super) socket: Option<PathBuf>,
+    pub(super) readers: String,
+    pub(super) metrics: Option<String>,
 }
 
 /// The defaults, and over them one file after the other.

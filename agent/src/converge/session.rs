@@ -14,6 +14,7 @@ use super::{ConvergeError, Inner, now};
 use crate::activate::{self, Failure, Work};
 use crate::host_lock::HostLock;
 use crate::pins::Pins;
+use crate::service;
 use crate::state::{
     self, Action, Activation, Attempt, Code, Event, Facts, Link, Pin, Profile, Reason, Running,
     State, Target, Ticket, Wanted,
@@ -169,7 +170,7 @@ impl Session {
         if known != Some((&self.profile.state, self.profile.since)) {
             let explained = self.profile.explain(now());
             let reason = explained.reason.map(|reason| reason.text).unwrap_or_default();
-            tracing::info!(profile = %self.profile.name, state = %explained.word, "{reason}");
+            service::profile_is(&self.profile, explained.word, &reason);
         }
         self.saved = Some(self.profile.clone());
         Ok(())
