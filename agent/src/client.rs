@@ -85,6 +85,7 @@ impl Client {
 
     /// Asks the sources once; a live registry may hold its answer back for up to `wait`.
     pub(crate) async fn poll(&mut self, wait: Duration) -> Poll {
+        self.sources = self.sources.iter().map(Source::for_one_round).collect();
         let poll = match self.refresh(wait).await {
             Ok(refreshed) => {
                 let documents = self.documents(&refreshed.trusted, Some(refreshed.source)).await;

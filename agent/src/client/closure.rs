@@ -23,7 +23,9 @@ pub(crate) enum ClosureError {
 impl Client {
     /// Returns what fetches closure indexes, apart from the polls.
     pub(crate) fn closures(&self) -> ClosureSource {
-        ClosureSource { sources: self.sources.clone(), realm: self.settings.realm.to_string() }
+        // An index may be large, and is no business of a round.
+        let sources = self.sources.iter().map(Source::without_round).collect();
+        ClosureSource { sources, realm: self.settings.realm.to_string() }
     }
 }
 

@@ -3,10 +3,11 @@
 //! Nothing here is trusted: a source answers with bytes up to a cap, or not at all. Which bytes
 //! are believed is decided elsewhere.
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use reqwest::{StatusCode, header};
-use store::net::limits::{REGISTRY_CONNECT, REGISTRY_FILE, REGISTRY_IDLE};
+use store::net::limits::{REGISTRY_CONNECT, REGISTRY_FILE, REGISTRY_IDLE, REGISTRY_ROUND};
 use store::net::{self, Authorities, NetworkError};
 use url::Url;
 
@@ -24,6 +25,9 @@ pub(crate) enum SourceError {
     /// More bytes than this file may have.
     #[error("`{url}` is larger than {max} bytes")]
     TooLarge { url: Url, max: u64 },
+    /// Its answers of this round took too long together.
+    #[error("`{base}` has used up the time that one source may take in one round")]
+    Slow { base: Url },
     /// There is no way to speak HTTP as configured.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -55,14 +59,37 @@ impl Answer {
 pub(crate) struct Source {
     http: reqwest::Client,
     base: Url,
+    left: Option<Left>,
+}
+
+/// How long the answers of one source may still take in this round.
+#[derive(Debug, Clone)]
+struct Left(Arc<Mutex<Duration>>);
+
+impl Left {
+    fn get(&self) -> MutexGuard<'_, Duration> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Source {
     /// Prepares all configured sources, in their order.
     pub(crate) fn all(registry: &Registry) -> Result<Vec<Self>, SourceError> {
         let http = client(registry)?;
-        let source = |base: &Url| Self { http: http.clone(), base: base.clone() };
+        let source = |base: &Url| Self { http: http.clone(), base: base.clone(), left: None };
         Ok(registry.urls.iter().map(source).collect())
+    }
+
+    /// Returns this source with a limit to what its answers may take together, from now until the
+    /// next call.
+    pub(crate) fn for_one_round(&self) -> Self {
+        let left = Left(Arc::new(Mutex::new(REGISTRY_ROUND)));
+        Self { left: Some(left), ..self.clone() }
+    }
+
+    /// Returns this source with no limit but that of each answer.
+    pub(crate) fn without_round(&self) -> Self {
+        Self { left: None, ..self.clone() }
     }
 
     /// Returns the address of this source.
@@ -81,8 +108,8 @@ impl Source {
     /// Asks for a file of at most `max` bytes.
     pub(crate) async fn get(&self, path: &str, max: u64) -> Result<Answer, SourceError> {
         let url = self.url(path);
-        let request = self.http.get(url.clone()).timeout(REGISTRY_FILE);
-        self.answer(url, request, max).await
+        let request = self.http.get(url.clone());
+        self.answer(url, request, max, Duration::ZERO).await
     }
 
     /// Asks for a file unless it is still the one with this entity tag.
@@ -99,11 +126,11 @@ impl Source {
         if tag.is_some() && !wait.is_zero() {
             url.set_query(Some(&format!("wait={}", wait.as_secs())));
         }
-        let mut request = self.http.get(url.clone()).timeout(REGISTRY_FILE + wait);
+        let mut request = self.http.get(url.clone());
         if let Some(tag) = tag {
             request = request.header(header::IF_NONE_MATCH, format!("\"{tag}\""));
         }
-        self.answer(url, request, max).await
+        self.answer(url, request, max, wait).await
     }
 
     /// Posts JSON, and returns the status and the beginning of the answer, at most `max` bytes.
@@ -126,7 +153,30 @@ impl Source {
         Ok((response.status(), bytes))
     }
 
+    /// Sends a request that may be held back for up to `wait`, within what is left of the round.
     async fn answer(
+        &self,
+        url: Url,
+        request: reqwest::RequestBuilder,
+        max: u64,
+        wait: Duration,
+    ) -> Result<Answer, SourceError> {
+        let left = self.left.as_ref().map_or(REGISTRY_FILE, |left| *left.get());
+        if left.is_zero() {
+            return Err(SourceError::Slow { base: self.base.clone() });
+        }
+        let started = Instant::now();
+        let request = request.timeout(left.min(REGISTRY_FILE) + wait);
+        let answer = self.read(url, request, max).await;
+        if let Some(left) = &self.left {
+            let taken = started.elapsed().saturating_sub(wait);
+            let mut left = left.get();
+            *left = left.saturating_sub(taken);
+        }
+        answer
+    }
+
+    async fn read(
         &self,
         url: Url,
         request: reqwest::RequestBuilder,
@@ -178,6 +228,26 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_source_that_has_used_up_its_round_is_asked_no_more_in_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        // Accepts, and says nothing.
+        let connected = tokio::task::spawn_blocking(move || listener.accept().unwrap());
+        let registry = Registry::plain(url.parse().unwrap());
+        let mut source = Source::all(&registry).unwrap()[0].for_one_round();
+        let brief = Duration::from_millis(100);
+        source.left = Some(Left(Arc::new(Mutex::new(brief))));
+        let silent = source.get("x", 10).await.unwrap_err();
+        assert!(matches!(silent, SourceError::Unreachable { .. }), "{silent}");
+        let (_stream, _) = connected.await.unwrap();
+        for _ in 0..3 {
+            let spent = source.get("x", 10).await.unwrap_err();
+            assert!(matches!(spent, SourceError::Slow { .. }), "{spent}");
+        }
+        assert_eq!(*source.for_one_round().left.unwrap().get(), REGISTRY_ROUND);
+    }
 
     #[tokio::test]
     async fn an_answer_without_end_is_cut_where_it_is_long_enough() {

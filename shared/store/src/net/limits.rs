@@ -94,5 +94,8 @@ pub const REGISTRY_IDLE: Duration = Duration::from_secs(20);
 /// How long one signed file may take as a whole, so that no registry can hold an agent by
 /// dripping bytes.
 pub const REGISTRY_FILE: Duration = Duration::from_secs(300);
+/// How long all the answers of one registry may take together in one round of an agent, besides
+/// what it was asked to wait: the next source gets its turn, however many files are asked for.
+pub const REGISTRY_ROUND: Duration = Duration::from_secs(300);
 /// How long a registry may think over what somebody publishes: it verifies and signs first.
 pub const REGISTRY_THINKS: Duration = Duration::from_secs(60);
