@@ -14,6 +14,7 @@ use shared::nix::StorePath;
 
 use crate::state::{Activation, Code, EpochVersion, Reason};
 
+pub(crate) use self::exec::PATH;
 pub(crate) use self::leftover::end as end_leftover;
 pub(crate) use self::user::{Host, choose};
 

@@ -6,6 +6,7 @@ mod copy_closure;
 mod enroll;
 mod gc;
 mod generations;
+mod health;
 mod host;
 mod once;
 mod pin;
@@ -91,6 +92,8 @@ pub(crate) enum Command {
     Pin(pin::PinArgs),
     Unpin(pin::UnpinArgs),
     Retry(pin::RetryArgs),
+    Confirm(pin::ConfirmArgs),
+    Health(health::HealthArgs),
     CopyClosure(copy_closure::CopyClosureArgs),
     Gc(gc::GcArgs),
     #[command(subcommand)]
@@ -123,6 +126,8 @@ impl Command {
             | Self::Pin(_)
             | Self::Unpin(_)
             | Self::Retry(_)
+            | Self::Confirm(_)
+            | Self::Health(_)
             | Self::Config(_)
             | Self::Completions(_)
             | Self::TufClient(_) => Ok(None),
@@ -155,6 +160,8 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Probl
         Command::Pin(args) => pin::pin(args, context).await,
         Command::Unpin(args) => pin::unpin(args, context).await,
         Command::Retry(args) => pin::retry(args, context).await,
+        Command::Confirm(args) => pin::confirm(args, context).await,
+        Command::Health(args) => health::run(args, context).await,
         Command::CopyClosure(args) => copy_closure::run(args, context).await,
         Command::Gc(args) => gc::run(args, context).await,
         Command::Store(command) => store::run(command, context).await,

@@ -7,6 +7,7 @@
 //! one a journal to compare with the host. Start at [`Converger::converge`].
 
 mod error;
+mod examine;
 mod fetch;
 mod session;
 #[cfg(test)]
@@ -21,7 +22,7 @@ use shared::id::{GroupName, ProfileName, RealmName};
 use shared::problem::chain;
 use store::local::{LocalStore, LocalStoreError};
 use store::substitute::{Limits, Observer};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::session::Session;
@@ -29,11 +30,13 @@ use crate::caches::Caches;
 use crate::config::Gc;
 use crate::files;
 use crate::floors::Floors;
+use crate::health::Tools;
 use crate::journal::Journal;
 use crate::pins::Pins;
 use crate::state::{Desired, Event, Pin, Profile, State, Wanted};
 
 pub(crate) use self::error::ConvergeError;
+pub(crate) use self::examine::Found;
 pub(crate) use self::fetch::Closures;
 
 /// How often a profile is compared with the host even if nothing new was asked for: how long the
@@ -49,6 +52,24 @@ pub(crate) struct Place {
     pub(crate) realm: RealmName,
     /// The store root; profiles are below it as well.
     pub(crate) root: PathBuf,
+    /// What health checks ask with.
+    pub(crate) tools: Tools,
+}
+
+/// When to stop half-way. A switch comes to its end whatever is cancelled.
+#[derive(Debug, Clone)]
+pub(crate) struct Stop {
+    /// The order was overtaken: ends its fetch.
+    pub(crate) order: CancellationToken,
+    /// The process shall end: ends fetches and health checks.
+    pub(crate) process: CancellationToken,
+}
+
+impl Stop {
+    /// Stops everything when this is cancelled.
+    pub(crate) fn on(process: &CancellationToken) -> Self {
+        Self { order: process.child_token(), process: process.clone() }
+    }
 }
 
 /// What one profile is to become, and where its closure may come from.
@@ -105,13 +126,13 @@ impl Converger {
 
     /// Takes one profile as far towards the order as it gets by now.
     ///
-    /// Cancelling `stop` ends a fetch soon, with [`ConvergeError::Stopped`]; the next call goes on
-    /// from there. A switch comes to its end, also if this is dropped.
+    /// What is stopped ends soon, with [`ConvergeError::Stopped`]; the next call goes on from
+    /// there. A switch comes to its end, also if this is dropped; a newer order ends no checks.
     pub(crate) async fn converge(
         &self,
         order: &Order,
         closures: &impl Closures,
-        stop: &CancellationToken,
+        stop: &Stop,
     ) -> Result<Profile, ConvergeError> {
         let (name, group) = (order.profile.clone(), Some(order.group.clone()));
         let desired = order.desired.clone();
@@ -120,36 +141,77 @@ impl Converger {
             session.feed(Event::Desired(desired))
         };
         let mut profile = self.locked(name.clone(), group.clone(), accept).await?;
-        while let Some(wanted) = fetch_due(&profile) {
-            let event = self.fetch(&profile, &wanted, order, closures, stop).await?;
+        loop {
+            profile = self.attend(profile, &stop.process).await?;
+            let Some(wanted) = fetch_due(&profile) else { return Ok(profile) };
+            let event = self.fetch(&profile, &wanted, order, closures, &stop.order).await?;
             let go_on = move |session: &mut Session| session.resume(event);
             profile = self.locked(name.clone(), group.clone(), go_on).await?;
+        }
+    }
+
+    /// Runs the health checks that a profile waits for, until it waits for none.
+    async fn attend(
+        &self,
+        mut profile: Profile,
+        stop: &CancellationToken,
+    ) -> Result<Profile, ConvergeError> {
+        while let Some(examination) = profile.examination() {
+            let event = self.examine(&profile, &examination, stop).await?;
+            let go_on = move |session: &mut Session| {
+                session.recover()?;
+                event.map_or(Ok(()), |event| session.feed(event))
+            };
+            profile = self.locked(profile.name.clone(), None, go_on).await?;
         }
         Ok(profile)
     }
 
     /// Follows the newest order until cancelled, and looks again now and then by itself.
     ///
-    /// A new order ends a fetch for an older one, so only what differs should be sent.
+    /// A new order ends a fetch for an older one, so only what differs should be sent. What was
+    /// confirmed is checked on and on meanwhile.
     pub(crate) async fn follow(
+        &self,
+        name: &ProfileName,
+        orders: watch::Receiver<Option<Order>>,
+        closures: &impl Closures,
+        cancel: &CancellationToken,
+        told: impl Fn(Result<Profile, ConvergeError>),
+    ) {
+        let look = Notify::new();
+        let ended = cancel.child_token();
+        let drive = async {
+            self.follow_orders(orders, closures, cancel, |outcome| {
+                look.notify_one();
+                told(outcome);
+            })
+            .await;
+            ended.cancel();
+        };
+        tokio::join!(drive, self.watch(name, &look, &ended, &told));
+    }
+
+    async fn follow_orders(
         &self,
         mut orders: watch::Receiver<Option<Order>>,
         closures: &impl Closures,
         cancel: &CancellationToken,
-        mut told: impl FnMut(Result<Profile, ConvergeError>),
+        told: impl Fn(Result<Profile, ConvergeError>),
     ) {
         loop {
             let order = orders.borrow_and_update().clone();
-            let stop = cancel.child_token();
+            let stop = Stop::on(cancel);
             let work = async {
-                let Some(order) = order else { return stop.cancelled().await };
+                let Some(order) = order else { return stop.order.cancelled().await };
                 let outcome = self.converge(&order, closures, &stop).await;
                 let wakes_at = outcome.as_ref().ok().and_then(|profile| profile.wakes_at(now()));
                 if !matches!(outcome, Err(ConvergeError::Stopped)) {
                     told(outcome);
                 }
                 // That it was stopped is not news.
-                let _stopped = stop.run_until_cancelled(tokio::time::sleep(until(wakes_at))).await;
+                let pause = tokio::time::sleep(until(wakes_at));
+                let _stopped = stop.order.run_until_cancelled(pause).await;
             };
             tokio::pin!(work);
             let (mut is_done, mut is_last) = (false, false);
@@ -160,7 +222,7 @@ impl Converger {
                 () = &mut work => is_done = true,
             }
             // What is under way tidies up behind itself.
-            stop.cancel();
+            stop.order.cancel();
             if !is_done {
                 work.await;
             }
@@ -202,6 +264,7 @@ impl Converger {
         name: ProfileName,
         generation: Option<u64>,
         pin: Pin,
+        stop: &CancellationToken,
     ) -> Result<Profile, ConvergeError> {
         let go_back = move |session: &mut Session| {
             session.recover()?;
@@ -209,7 +272,17 @@ impl Converger {
             session.set_pin(Some(pin))?;
             session.feed(Event::RollBack(running))
         };
-        self.locked(name, None, go_back).await
+        let profile = self.locked(name, None, go_back).await?;
+        self.attend(profile, stop).await
+    }
+
+    /// Confirms the switch that is under way, whatever its checks still wait for.
+    pub(crate) async fn confirm(&self, name: ProfileName) -> Result<Profile, ConvergeError> {
+        let confirm = |session: &mut Session| {
+            session.recover()?;
+            session.feed(Event::Confirm)
+        };
+        self.locked(name, None, confirm).await
     }
 
     /// Returns all profiles as the journal has them; takes no lock and changes nothing.

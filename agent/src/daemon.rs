@@ -126,9 +126,9 @@ fn follow(
         let (orders, seen) = watch::channel(None);
         let (converger, closures) = (rounds.converger().clone(), rounds.client().closures());
         let told = tell_of(watcher.clone(), Arc::clone(changed));
-        let cancel = cancel.clone();
+        let (cancel, name) = (cancel.clone(), order.profile.clone());
         let task = tokio::spawn(async move {
-            converger.follow(seen, &closures, &cancel, told).await;
+            converger.follow(&name, seen, &closures, &cancel, told).await;
         });
         Follower { orders, task }
     });

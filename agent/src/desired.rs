@@ -4,15 +4,23 @@
 //! agent cannot do is refused as a whole.
 
 use shared::feature::Feature;
-use shared::id::{GroupName, ProfileName};
+use shared::health::{Check, Health, Probe};
+use shared::id::{CheckName, GroupName, ProfileName};
 use shared::manifest::{self, ActivationKind, Entry, HostFacts, Manifest, Retire};
 use shared::policy::{Policy, ProfileRule, Take};
 
-use crate::state::{Activation, Code, Desired, EpochVersion, Reason, Wanted};
+use crate::state::{Activation, Checkup, Code, Desired, EpochVersion, Reason, Wanted};
 
 /// What this agent can do.
 pub(crate) const SUPPORTED: &[Feature] =
-    &[Feature::ActivationExec, Feature::ActivationNone, Feature::Retire];
+    &[Feature::ActivationExec, Feature::ActivationNone, Feature::Health, Feature::Retire];
+
+/// The check that this host adds where its configuration asks for it.
+const REGISTRY_CHECK: &str = "host-registry";
+
+/// How that is tried, and by when it must have passed where the manifest has no checks, in seconds.
+const REGISTRY_INTERVAL: u32 = 5;
+const REGISTRY_DEADLINE: u32 = 60;
 
 /// What decides for one profile, all of it verified.
 #[derive(Debug, Clone, Copy)]
@@ -27,22 +35,23 @@ pub(crate) struct Documents<'a> {
     pub(crate) manifest: Option<&'a Manifest>,
 }
 
-/// Returns what the documents ask of this host.
-///
-/// `activations` are those that the host's own configuration allows; `None` allows all.
-pub(crate) fn desire(
-    documents: &Documents<'_>,
-    host: &HostFacts,
-    activations: Option<&[ActivationKind]>,
-) -> Desired {
-    ask(documents, host, activations).unwrap_or_else(|reason| Desired::Freeze { reason })
+/// What this host's own configuration says of every profile.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HostRules<'a> {
+    /// What manifests may match.
+    pub(crate) host: &'a HostFacts,
+    /// The activations that this host takes; all if none are named.
+    pub(crate) activations: Option<&'a [ActivationKind]>,
+    /// Whether a switch that loses the registry is undone.
+    pub(crate) keeps_registry: bool,
 }
 
-fn ask(
-    documents: &Documents<'_>,
-    host: &HostFacts,
-    activations: Option<&[ActivationKind]>,
-) -> Result<Desired, Reason> {
+/// Returns what the documents ask of this host.
+pub(crate) fn desire(documents: &Documents<'_>, rules: &HostRules<'_>) -> Desired {
+    ask(documents, rules).unwrap_or_else(|reason| Desired::Freeze { reason })
+}
+
+fn ask(documents: &Documents<'_>, rules: &HostRules<'_>) -> Result<Desired, Reason> {
     let Documents { group, profile, policy, .. } = documents;
     let rule = policy.profiles.get(*profile).ok_or_else(|| {
         let text = format!("the policy of `{group}` does not list `{profile}`");
@@ -65,15 +74,14 @@ fn ask(
         let text = format!("no manifest is published for `{group}/{profile}`");
         Reason::new(Code::NoManifest, text)
     })?;
-    follow(manifest, rule, host, activations)
+    follow(manifest, rule, rules)
 }
 
 /// What the manifest asks, where the policy says `take = yes`.
 fn follow(
     manifest: &Manifest,
     rule: &ProfileRule,
-    host: &HostFacts,
-    activations: Option<&[ActivationKind]>,
+    rules: &HostRules<'_>,
 ) -> Result<Desired, Reason> {
     if manifest.epoch != rule.epoch {
         let text = format!(
@@ -94,17 +102,40 @@ fn follow(
         }
         None => {}
     }
+    let host = rules.host;
     let Some(entry) = manifest.select(host) else {
         let text = format!("no entry matches host `{}` with `{}`", host.name, host.system);
         let reason = Reason::new(Code::NotForThisHost, text);
         return Ok(Desired::Keep { version: Some(version), reason });
     };
-    let activation = choose_activation(manifest, rule, activations)?;
-    Ok(Desired::Run { wanted: want(entry, version, activation) })
+    let activation = choose_activation(manifest, rule, rules.activations)?;
+    let checkup = Checkup {
+        health: examine(manifest, rules),
+        user: rule.user.clone(),
+        privileged: rule.privileged,
+    };
+    let Entry { path, closure, .. } = entry.clone();
+    Ok(Desired::Run { wanted: Wanted { version, path, closure, activation, checkup } })
 }
 
-fn want(entry: &Entry, version: EpochVersion, activation: Activation) -> Wanted {
-    Wanted { version, path: entry.path.clone(), closure: entry.closure, activation }
+/// Returns the manifest's checks, and this host's own if it has one.
+fn examine(manifest: &Manifest, rules: &HostRules<'_>) -> Health {
+    let mut health = manifest.health.clone();
+    let asked = |check: &Check| check.probe == Probe::Registry;
+    let Ok(name) = CheckName::parse(REGISTRY_CHECK) else { return health };
+    if rules.keeps_registry && !health.checks.iter().any(asked) {
+        if health.checks.is_empty() {
+            health.deadline = health.deadline.max(REGISTRY_DEADLINE);
+        }
+        health.checks.push(Check {
+            name,
+            probe: Probe::Registry,
+            interval: REGISTRY_INTERVAL,
+            timeout: REGISTRY_INTERVAL,
+            retries: 3,
+        });
+    }
+    health
 }
 
 fn choose_activation(
@@ -183,15 +214,20 @@ mod tests {
         Policy::parse(&serde_json::to_vec(&value).unwrap(), SoftwareVersion::current()).unwrap()
     }
 
-    fn desired(policy: &Policy, manifest: Option<&Manifest>) -> Desired {
-        let (group, profile) = (policy.group.clone(), ProfileName::parse("webshop").unwrap());
-        let host = HostFacts {
+    fn facts() -> HostFacts {
+        HostFacts {
             name: "web-1".parse().unwrap(),
             system: "x86_64-linux".parse().unwrap(),
             labels: std::collections::BTreeMap::default(),
-        };
+        }
+    }
+
+    fn desired(policy: &Policy, manifest: Option<&Manifest>) -> Desired {
+        let (group, profile) = (policy.group.clone(), ProfileName::parse("webshop").unwrap());
+        let host = facts();
         let documents = Documents { group: &group, profile: &profile, policy, manifest };
-        desire(&documents, &host, Some(&[ActivationKind::Exec, ActivationKind::None]))
+        let activations = Some(&[ActivationKind::Exec, ActivationKind::None][..]);
+        desire(&documents, &HostRules { host: &host, activations, keeps_registry: false })
     }
 
     fn code(policy: impl FnOnce(&mut Value), change: impl FnOnce(&mut Value)) -> Code {
@@ -244,14 +280,32 @@ mod tests {
     }
 
     #[test]
-    fn health_checks_are_refused_by_name() {
-        let check = json!({"name": "web", "kind": "tcp", "address": "127.0.0.1:80", "interval": 5,
+    fn checks_of_units_are_refused_by_name() {
+        let check = json!({"name": "web", "kind": "unit", "unit": "web.service", "interval": 5,
             "timeout": 3, "retries": 3});
         let manifest = manifest(|manifest| {
             manifest["health"] = json!({"deadline": 10, "soak": 0, "checks": [check]});
         });
         let desired = desired(&policy(|_| {}), Some(&manifest));
         let Desired::Freeze { reason } = desired else { panic!("{desired:?}") };
-        assert_eq!(reason.text, "the manifest asks for health checks, which this agent cannot do");
+        assert_eq!(
+            reason.text,
+            "the manifest asks for health checks of systemd units, which this agent cannot do"
+        );
+    }
+
+    #[test]
+    fn a_host_that_must_not_lose_its_registry_adds_a_check_of_its_own() {
+        let rules = HostRules { host: &facts(), activations: None, keeps_registry: true };
+        let health = examine(&manifest(|_| {}), &rules);
+        assert_eq!((health.problem(), health.checks.len(), health.deadline), (None, 1, 60));
+        let asks = manifest(|manifest| {
+            let check = json!({"name": "mine", "kind": "registry", "interval": 9, "timeout": 3,
+                "retries": 3});
+            manifest["health"] = json!({"deadline": 10, "soak": 0, "checks": [check]});
+        });
+        assert_eq!(examine(&asks, &rules), asks.health);
+        let careless = HostRules { keeps_registry: false, ..rules };
+        assert_eq!(examine(&manifest(|_| {}), &careless), Health::default());
     }
 }

@@ -17,6 +17,7 @@ mod enroll;
 mod files;
 mod floors;
 mod gc;
+mod health;
 mod host;
 mod host_lock;
 mod identity;

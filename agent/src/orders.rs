@@ -8,11 +8,11 @@
 use std::collections::BTreeMap;
 
 use shared::id::{GroupName, ProfileName};
-use shared::manifest::{ActivationKind, HostFacts, Manifest};
+use shared::manifest::Manifest;
 use shared::policy::Policy;
 
 use crate::config::{ProfilePattern, Settings};
-use crate::desired::{Documents, desire};
+use crate::desired::{Documents, HostRules, desire};
 use crate::state::{Code, Desired, Reason};
 
 /// What one profile is asked for.
@@ -50,22 +50,21 @@ pub(crate) type Groups<'a> = BTreeMap<&'a GroupName, Result<Published<'a>, &'a R
 /// What this host's configuration says.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Narrowing<'a> {
-    /// What manifests may match.
-    pub(crate) host: &'a HostFacts,
     /// The profiles that this host takes; all if none are named.
     pub(crate) allow: Option<&'a [ProfilePattern]>,
-    /// The activations that this host takes; all if none are named.
-    pub(crate) activations: Option<&'a [ActivationKind]>,
+    /// What holds for each of them.
+    pub(crate) rules: HostRules<'a>,
 }
 
 impl<'a> Narrowing<'a> {
     /// Takes what the settings say.
     pub(crate) fn of(settings: &'a Settings) -> Self {
-        Self {
+        let rules = HostRules {
             host: &settings.host,
-            allow: settings.allow.as_deref(),
             activations: settings.activations.as_deref(),
-        }
+            keeps_registry: settings.keeps_registry,
+        };
+        Self { allow: settings.allow.as_deref(), rules }
     }
 
     fn allows(&self, profile: &ProfileName) -> bool {
@@ -120,7 +119,7 @@ fn ask_one(
                 None => None,
             };
             let documents = Documents { group, profile, policy: published.policy, manifest };
-            let desired = desire(&documents, narrowing.host, narrowing.activations);
+            let desired = desire(&documents, &narrowing.rules);
             Asked { group: group.clone(), profile: profile.clone(), desired }
         }
     })
@@ -173,6 +172,7 @@ fn freeze(group: &GroupName, profile: &ProfileName, reason: Reason) -> Asked {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use shared::manifest::HostFacts;
     use shared::version::SoftwareVersion;
 
     use super::*;
@@ -212,7 +212,8 @@ mod tests {
             system: "x86_64-linux".parse().unwrap(),
             labels: BTreeMap::new(),
         };
-        let narrowing = Narrowing { host: &host, allow, activations: None };
+        let rules = HostRules { host: &host, activations: None, keeps_registry: false };
+        let narrowing = Narrowing { allow, rules };
         let asked = ask(&groups, narrowing, known);
         let told: Vec<_> = asked
             .iter()

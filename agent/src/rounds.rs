@@ -18,6 +18,7 @@ use crate::client::{
 };
 use crate::config::{ExtraCache, Settings};
 use crate::converge::{Closures, ConvergeError, Converger, Order, Place};
+use crate::health::Tools;
 use crate::orders::{self, Asked, Groups, Known, Narrowing, Published};
 use crate::state::{Code, Profile, Reason};
 
@@ -123,6 +124,11 @@ pub(crate) fn place(settings: &Settings) -> Place {
         state_dir: settings.state_dir.clone(),
         realm: settings.realm.clone(),
         root: settings.store.root.clone(),
+        tools: Tools {
+            realm: settings.realm.clone(),
+            registry: settings.registry.clone(),
+            units: None,
+        },
     }
 }
 

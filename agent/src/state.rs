@@ -7,6 +7,8 @@
 //!
 //! No I/O, no clock and no `_` in a match: a new state or event must be thought of everywhere.
 
+mod confirm;
+mod event;
 mod reason;
 mod recover;
 mod step;
@@ -16,11 +18,14 @@ mod word;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use shared::health::Health;
 use shared::id::{Digest, GroupName, ProfileName, UserName};
 use shared::nix::StorePath;
 use shared::state_word::StateWord;
 use shared::version::VersionNumber;
 
+pub(crate) use self::confirm::Examination;
+pub(crate) use self::event::{Action, Event, Facts, Link, Ticket};
 pub(crate) use self::reason::{Code, Persistence, Reason};
 pub(crate) use self::recover::recover;
 pub(crate) use self::step::step;
@@ -62,6 +67,18 @@ pub(crate) enum Activation {
     },
 }
 
+/// When a profile counts as healthy, and as whom its commands find out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Checkup {
+    /// The checks.
+    pub(crate) health: Health,
+    /// The user that the policy names.
+    pub(crate) user: Option<UserName>,
+    /// Whether the owners gave the profile root's rights.
+    pub(crate) privileged: bool,
+}
+
 /// What a manifest wants of this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,6 +91,9 @@ pub(crate) struct Wanted {
     pub(crate) closure: Digest,
     /// How it is put to work.
     pub(crate) activation: Activation,
+    /// When it counts as healthy.
+    #[serde(default)]
+    pub(crate) checkup: Checkup,
 }
 
 /// What the profile link leads to; confirmed unless an attempt is under way.
@@ -88,6 +108,9 @@ pub(crate) struct Running {
     pub(crate) generation: u64,
     /// How it was put to work.
     pub(crate) activation: Activation,
+    /// When it counts as healthy.
+    #[serde(default)]
+    pub(crate) checkup: Checkup,
     /// Whether nobody can say that it is at work: somebody else moved the link, or a step away
     /// from it, or back to it, failed half-way.
     pub(crate) unsure: bool,
@@ -200,6 +223,10 @@ pub(crate) enum State {
         attempt: Attempt,
         /// The new generation.
         generation: u64,
+        /// When the checks began.
+        begun: Timestamp,
+        /// When each of them had passed once.
+        passed: Option<Timestamp>,
     },
     /// Activates again what ran before.
     RollingBack {
@@ -207,6 +234,9 @@ pub(crate) enum State {
         attempt: Attempt,
         /// Why it failed.
         reason: Reason,
+        /// When what ran before was at work again; its own checks run since then.
+        #[serde(default)]
+        restored: Option<Timestamp>,
     },
     /// Changes nothing and says so loudly.
     Failed {
@@ -305,6 +335,9 @@ pub(crate) struct Profile {
     pub(crate) confirmed: Vec<Running>,
     /// Since when it is healthy.
     pub(crate) healthy_since: Option<Timestamp>,
+    /// What is wrong with what runs, by its own checks, after it had been confirmed.
+    #[serde(default)]
+    pub(crate) unhealthy: Option<Reason>,
     /// What was asked for last.
     pub(crate) desired: Desired,
     /// What the newest accepted manifest wants, also while something else holds the profile.
@@ -320,100 +353,6 @@ pub(crate) struct Profile {
     pub(crate) pin: Option<Pin>,
 }
 
-/// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// The documents were read again, whatever came of it.
-    Desired(Desired),
-    /// Time passed, or a pin changed: look again whether something can go on.
-    Woke,
-    /// The closure is whole, valid and rooted.
-    Fetched(StorePath),
-    /// It could not be fetched, or this host cannot switch to it as it is; the link was not moved.
-    NotReady(StorePath, Reason),
-    /// The driver holds the host's switch lock, and has read pin and link again.
-    LockTaken(Ticket),
-    /// The switch did all that it can do now; `None` if the target is nothing.
-    Activated(Option<u64>),
-    /// It needs a reboot to go on.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "brought by activation `nixos`, an issue of its own")
-    )]
-    NeedsReboot(u64),
-    /// It failed; with the last lines of output.
-    ActivationFailed(Reason, String),
-    /// The one-shot boot entry has gone without a reboot into it.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "brought by activation `nixos`, an issue of its own")
-    )]
-    BootEntryGone,
-    /// All checks passed for long enough; also when there are none.
-    Healthy,
-    /// They did not in time.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "brought by health checks, an issue of their own")
-    )]
-    Unhealthy(Reason),
-    /// The previous generation is active again; `None` if there was none.
-    RolledBack,
-    /// It is not; with the last lines of output.
-    RollbackFailed(Reason, String),
-    /// The operator says: try again.
-    Retry,
-    /// The operator says: back to this generation.
-    RollBack(Running),
-}
-
-/// What the driver brings when it has the switch lock.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Ticket {
-    /// A fresh id for the attempt.
-    pub(crate) id: String,
-    /// The current boot.
-    pub(crate) boot_id: String,
-    /// The profile's link, read under the lock.
-    pub(crate) link: Option<Link>,
-}
-
-/// What the driver shall do; it writes the journal first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Action {
-    /// Substitute and root the closure; ends in `Fetched` or `NotReady`. Changes no profile.
-    Fetch(Wanted),
-    /// Take the host's switch lock, read pin and link again; leads to `LockTaken`, or
-    /// to `NotReady` if the host lacks what the switch needs.
-    TakeLock,
-    /// Set the link and activate, under the lock; ends in `Activated`, `NeedsReboot` or
-    /// `ActivationFailed`, or in `NotReady` if not even the link could be set. Idempotent.
-    Switch(Attempt),
-    /// Check health, under the lock; ends in `Healthy` or `Unhealthy`.
-    CheckHealth(Attempt),
-    /// Set the link back and activate what ran before, under the lock; ends in `RolledBack` or
-    /// `RollbackFailed`. Idempotent.
-    RollBack(Attempt),
-}
-
-/// Where a profile's link leads, as found on the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Link {
-    /// The number of the generation.
-    pub(crate) generation: u64,
-    /// The root.
-    pub(crate) path: StorePath,
-}
-
-/// The host as it is, for [`recover()`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Facts {
-    /// The profile's link; `None` if there is none.
-    pub(crate) link: Option<Link>,
-    /// The current boot.
-    pub(crate) boot_id: String,
-}
-
 impl Profile {
     /// Returns a profile of which nothing is known yet; [`recover()`] comes next.
     pub(crate) fn new(group: Option<GroupName>, name: ProfileName, now: Timestamp) -> Self {
@@ -425,6 +364,7 @@ impl Profile {
             running: None,
             confirmed: Vec::new(),
             healthy_since: None,
+            unhealthy: None,
             desired: Desired::Freeze {
                 reason: Reason::new(Code::Starting, "nothing was read yet"),
             },

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use shared::{
-    health::Health,
     id::{GroupName, ProfileName, RealmName, System, TargetPath},
     manifest::{self, Activation, ActivationKind, Entry, Manifest, Retire, Selector},
     policy::{Policy, ProfileRule, Take},
@@ -11,6 +10,8 @@ use shared::{
     version::{SoftwareVersion, VersionNumber},
     window::Windows,
 };
+
+use crate::health_edit::HealthEdit;
 
 /// Seconds that an activation may take unless its publisher says otherwise.
 const TIMEOUT: u32 = 300;
@@ -24,6 +25,7 @@ pub(crate) struct Wish {
     pub(crate) provenance: BTreeMap<String, String>,
     pub(crate) activation: Option<ActivationKind>,
     pub(crate) timeout: Option<u32>,
+    pub(crate) health: HealthEdit,
 }
 
 /// What becomes of the profile.
@@ -84,7 +86,7 @@ pub(crate) fn draft(place: &Place<'_>, content: Content, wish: Wish) -> Result<M
                 .or(current.map(|current| current.activation.timeout))
                 .unwrap_or(TIMEOUT),
         },
-        health: current.map_or_else(Health::default, |current| current.health.clone()),
+        health: wish.health.apply(current.map(|current| &current.health)),
         rollout: None,
         requires: Vec::new(),
         windows: current.map_or_else(Windows::default, |current| current.windows.clone()),

@@ -19,6 +19,7 @@ mod db;
 mod diff;
 mod draft;
 mod files;
+mod health_edit;
 mod keys;
 mod output;
 mod policy_edit;

@@ -26,6 +26,7 @@ use crate::{
     config::Settings,
     diff::{self, Closure, Diff, Weight},
     draft::{self, Content, Place, Wish},
+    health_edit,
     output::Output,
     roles::{self, Edit, Files},
     signer::{self, PassphraseArgs},
@@ -355,6 +356,9 @@ fn tell(
         for line in diff.render(PACKAGES).lines() {
             output.say(&format!("  {line}"));
         }
+    }
+    if !plan.manifest.health.is_empty() {
+        output.say(&format!("Health    {}", health_edit::describe(&plan.manifest.health)));
     }
     if let What::Retire(retire) = &request.what {
         output.say(match retire {

@@ -21,6 +21,8 @@ pub enum Feature {
     ActivationNone,
     /// Health checks.
     Health,
+    /// Health checks of systemd units.
+    HealthUnit,
     /// Requirements between profiles.
     Requires,
     /// The end of a service.
@@ -43,6 +45,7 @@ impl Feature {
             Self::ActivationExec => "activation `exec`",
             Self::ActivationNone => "activation `none`",
             Self::Health => "health checks",
+            Self::HealthUnit => "health checks of systemd units",
             Self::Requires => "`requires`",
             Self::Retire => "`retire`",
             Self::Rollout => "rollouts",

@@ -63,6 +63,76 @@ pub fn plain(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
+/// Words in the name of a value that nobody else shall read.
+const SECRETS: [&str; 8] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "credential",
+    "apikey",
+    "authorization",
+];
+
+/// Hides what looks like a secret in the output of a program: values of names such as `password`,
+/// passwords in URLs, private keys. A precaution, and no more: it knows only what it has seen.
+#[must_use]
+pub fn redact(text: &str) -> String {
+    let mut in_key = false;
+    let line = |line: &str| {
+        if line.contains("-----BEGIN") && line.contains("PRIVATE KEY") {
+            in_key = true;
+            return Some("[private key]".to_owned());
+        }
+        if in_key {
+            in_key = !line.contains("-----END");
+            return None;
+        }
+        Some(redact_value(&redact_urls(line)))
+    };
+    text.split('\n').filter_map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Hides what stands between `://` and `@`.
+fn redact_urls(line: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once("://") {
+        shown.push_str(before);
+        shown.push_str("://");
+        let end = after
+            .find(|next: char| "/?#\"'".contains(next) || next.is_whitespace())
+            .unwrap_or(after.len());
+        let (authority, more) = after.split_at(end);
+        match authority.rsplit_once('@') {
+            Some((_, host)) => shown.push_str(&format!("***@{host}")),
+            None => shown.push_str(authority),
+        }
+        rest = more;
+    }
+    shown.push_str(rest);
+    shown
+}
+
+/// Hides everything behind the first `=` or `:` that follows such a name.
+fn redact_value(line: &str) -> String {
+    let bare: String = line
+        .chars()
+        .map(|letter| if letter == '_' || letter == '-' { '\u{1}' } else { letter })
+        .map(|letter| letter.to_ascii_lowercase())
+        .collect();
+    let joined = |word: &str| bare.find(word);
+    let api_key = bare.find("api\u{1}key");
+    let found = SECRETS.iter().filter_map(|word| joined(word)).chain(api_key).min();
+    let Some(name) = found else { return line.to_owned() };
+    let value = line.get(name..).and_then(|rest| rest.find(['=', ':'])).map(|at| name + at + 1);
+    match value.and_then(|value| Some((line.get(..value)?, line.get(value..)?))) {
+        Some((shown, hidden)) if !hidden.trim().is_empty() => format!("{shown}***"),
+        Some(_) | None => line.to_owned(),
+    }
+}
+
 /// Writes how long ago `then` was, such as `12s ago`; a time to come is `now`.
 #[must_use]
 pub fn ago(then: Timestamp, now: Timestamp) -> String {
@@ -85,6 +155,22 @@ mod tests {
     fn what_others_say_moves_no_cursor_and_turns_no_line() {
         let text = "caf\u{e9}\u{1b}[2J\r\nerror\u{202e}: \u{9b}31m\u{7f}";
         assert_eq!(plain(text), "caf\u{e9} [2J  error :  31m ");
+    }
+
+    #[test]
+    fn what_looks_like_a_secret_is_hidden_and_the_rest_is_not() {
+        let check = |text: &str, shown: &str| assert_eq!(redact(text), shown, "{text}");
+        check("connected to db at 10.0.0.1:5432", "connected to db at 10.0.0.1:5432");
+        check("DB_PASSWORD=hunter2 retry", "DB_PASSWORD=***");
+        check("  \"api-key\": \"abc\", \"x\": 1", "  \"api-key\":***");
+        check("> Authorization: Bearer abc.def", "> Authorization:***");
+        check("token expired", "token expired");
+        check("dial postgres://app:hunter2@db/x?y: refused", "dial postgres://***@db/x?y: refused");
+        check("http://a/@x https://b@c/", "http://a/@x https://***@c/");
+        let key = "a\n-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\nb";
+        check(key, "a\n[private key]\nb");
+        check("-----BEGIN OPENSSH PRIVATE KEY-----\ncut off", "[private key]");
+        check("caf\u{e9} \u{130}PASSWORD=\u{e9}", "caf\u{e9} \u{130}PASSWORD=***");
     }
 
     #[test]

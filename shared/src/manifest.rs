@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     feature::Feature,
-    health::Health,
+    health::{Check, Health, Probe},
     id::{
         Digest, GroupName, HostName, LabelName, LabelValue, ProfileName, RealmName, System,
         TargetPath,
@@ -246,7 +246,8 @@ impl Manifest {
         }];
         let asked = [
             (self.shards.is_some(), Feature::Shards),
-            (!self.health.checks.is_empty(), Feature::Health),
+            (!self.health.is_empty(), Feature::Health),
+            (self.health.checks.iter().any(is_of_a_unit), Feature::HealthUnit),
             (self.rollout.is_some(), Feature::Rollout),
             (!self.requires.is_empty(), Feature::Requires),
             (!self.windows.is_empty(), Feature::Windows),
@@ -295,7 +296,7 @@ impl Manifest {
             (self.entries.is_empty() == elsewhere, "entries", ENTRIES_RULE),
             (sizes_fit, "entries", "an empty closure"),
             (self.activation.timeout > 0, "activation", "no time"),
-            (self.health.is_consistent(), "health", crate::health::RULE),
+            (self.health.problem().is_none(), "health", self.health.problem().unwrap_or_default()),
             (self.windows.is_consistent(), "windows", crate::window::RULE),
         ];
         match rules.into_iter().find(|(holds, ..)| !holds) {
@@ -353,6 +354,10 @@ impl std::str::FromStr for ActivationKind {
             .find(|kind| kind.word() == word)
             .ok_or_else(|| "expected `nixos`, `systemd`, `exec` or `none`".to_owned())
     }
+}
+
+fn is_of_a_unit(check: &Check) -> bool {
+    matches!(check.probe, Probe::Unit { .. })
 }
 
 /// Tells whether a text is short and has no control characters.

@@ -22,6 +22,8 @@ mod gc;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod health;
+#[cfg(test)]
 mod hostile_cache;
 #[cfg(test)]
 mod hostile_server;

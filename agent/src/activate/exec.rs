@@ -18,7 +18,7 @@ use super::leftover::Running;
 use super::user::Account;
 
 /// Where programs find theirs.
-pub(super) const PATH: &str = "/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:\
+pub(crate) const PATH: &str = "/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:\
     /usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Time between SIGTERM and SIGKILL.

@@ -9,6 +9,7 @@ use shared::state_word::StateWord;
 
 use crate::cli::{Context, Host, status};
 use crate::client::News;
+use crate::converge::{ConvergeError, Stop};
 use crate::progress::Progress;
 use crate::report::{self, Reporter, SendError};
 use crate::rounds::{Round, Rounds};
@@ -40,7 +41,13 @@ pub(crate) async fn run(args: OnceArgs, context: &Context) -> Result<(), Problem
     let round = round.ok_or_else(stop::interrupted)?.map_err(|error| error.problem())?;
     let closures = rounds.client().closures();
     let converger = rounds.converger();
-    let converged = round.orders.iter().map(|order| converger.converge(order, &closures, &stop));
+    let stops = Stop::on(&stop);
+    let converged = round.orders.iter().map(|order| async {
+        let profile = converger.converge(order, &closures, &stops).await?;
+        // What was confirmed in an earlier run is looked at again.
+        let look = converger.look(&profile);
+        stop.run_until_cancelled(look).await.unwrap_or(Err(ConvergeError::Stopped))
+    });
     let outcomes = progress.watch(join_all(converged)).await;
     progress.done_if_any();
     if let Some(Err(error)) = stop.run_until_cancelled(send(&host, &rounds)).await {

@@ -1,4 +1,4 @@
-//! `agent pin`, `unpin`, `rollback` and `retry`: what somebody on the host decides.
+//! `agent pin`, `unpin`, `rollback`, `retry` and `confirm`: what somebody on the host decides.
 //!
 //! Each works beside a running daemon: they share the host's lock and its journal.
 
@@ -8,7 +8,8 @@ use shared::id::ProfileName;
 use shared::problem::{Kind, Problem};
 
 use crate::cli::{Context, Host, status};
-use crate::state::{Pin, Profile};
+use crate::state::{Pin, Profile, State};
+use crate::stop;
 
 /// Hold a profile as it is, against everything that is published.
 #[derive(Debug, Args)]
@@ -46,6 +47,16 @@ pub(crate) struct RollbackArgs {
 /// Try again what failed here, without waiting for a newer version.
 #[derive(Debug, Args)]
 pub(crate) struct RetryArgs {
+    /// The profile.
+    #[arg(value_name = "PROFILE")]
+    profile: ProfileName,
+}
+
+/// Call a switch good before its health checks do.
+///
+/// For a switch that is `confirming`: it is kept, also if a check would have failed later.
+#[derive(Debug, Args)]
+pub(crate) struct ConfirmArgs {
     /// The profile.
     #[arg(value_name = "PROFILE")]
     profile: ProfileName,
@@ -93,9 +104,18 @@ pub(crate) async fn rollback(args: RollbackArgs, context: &Context) -> Result<()
     let host = Host::open(context)?;
     let before = host.profile(&args.profile)?.running.map(|running| running.generation);
     let pin = args.hold.pin();
-    let outcome = host.converger.roll_back(args.profile.clone(), args.generation, pin).await;
+    let stop = stop::on_signal()?;
+    let name = args.profile.clone();
+    let outcome = host.converger.roll_back(name, args.generation, pin, &stop).await;
     let profile = outcome.map_err(|error| error.problem())?;
     tell(&host, &profile, context)?;
+    if let Some(reason) = &profile.unhealthy {
+        let what = format!("`{}` went back, and is not healthy there", args.profile);
+        return Err(Problem::new(Kind::Failed, "unhealthy", what)
+            .because(reason.text.clone())
+            .leaves("runs the generation that was asked for, and is pinned")
+            .next(format!("agent health {}", args.profile)));
+    }
     let after = profile.running.as_ref().map(|running| running.generation);
     if after == before && args.generation != before {
         let what = format!("`{}` did not go back", args.profile);
@@ -115,6 +135,21 @@ pub(crate) async fn retry(args: RetryArgs, context: &Context) -> Result<(), Prob
     tell(&host, &profile, context)?;
     context.output.talk("the daemon goes on by itself; without one: agent once");
     Ok(())
+}
+
+/// Confirms the switch that is under way.
+pub(crate) async fn confirm(args: ConfirmArgs, context: &Context) -> Result<(), Problem> {
+    let host = Host::open(context)?;
+    let before = host.profile(&args.profile)?;
+    if !matches!(before.state, State::Confirming { .. }) {
+        let what = format!("`{}` has no switch that waits to be confirmed", args.profile);
+        return Err(Problem::new(Kind::Conflict, "not_confirming", what)
+            .leaves("nothing changed")
+            .next("agent status"));
+    }
+    let outcome = host.converger.confirm(args.profile).await;
+    let profile = outcome.map_err(|error| error.problem())?;
+    tell(&host, &profile, context)
 }
 
 fn tell(host: &Host, profile: &Profile, context: &Context) -> Result<(), Problem> {

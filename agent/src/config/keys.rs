@@ -16,6 +16,7 @@ const KEYS: &[&str] = &[
     "gc.min_free",
     "gc.older_than",
     "groups",
+    "health.registry",
     "host.labels.*",
     "host.name",
     "profiles.activations",

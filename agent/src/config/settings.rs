@@ -58,6 +58,8 @@ pub(crate) struct Settings {
     pub(crate) allow: Option<Vec<ProfilePattern>>,
     /// The kinds of activation that this host takes, if it narrows the policies' lists.
     pub(crate) activations: Option<Vec<ActivationKind>>,
+    /// Whether a switch that loses the registry is undone.
+    pub(crate) keeps_registry: bool,
     /// Which generations are kept, and when the agent collects garbage by itself.
     pub(crate) gc: Gc,
     /// What the daemon shows, and to whom.
@@ -198,6 +200,7 @@ impl Settings {
             activation,
             gc,
             daemon,
+            health,
         } = merged.written()?;
         let check = Check(merged);
         // Only one is built, so that there is nothing to remember.
@@ -238,6 +241,7 @@ impl Settings {
             allow: check.maybe_each("profiles.allow", profiles.allow.as_deref())?,
             activations: check
                 .maybe_each("profiles.activations", profiles.activations.as_deref())?,
+            keeps_registry: health.registry,
             gc: Gc {
                 keep: gc.keep.map(|keep| usize::try_from(keep).unwrap_or(usize::MAX)),
                 older_than: gc.older_than.map(|seconds| Duration::from_secs(seconds.into())),

@@ -49,6 +49,10 @@ every = 0
 min_free = 536870912
 max_free = 0
 
+# A switch that works, and loses the registry, is kept.
+[health]
+registry = false
+
 # Units are not started by this version, so programs are this process's children.
 [activation]
 runner = "child"
@@ -70,6 +74,7 @@ pub(crate) struct Written {
     pub(super) activation: Activation,
     pub(super) gc: Gc,
     pub(super) daemon: Daemon,
+    pub(super) health: Health,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -137,6 +142,12 @@ pub(super) struct Profiles {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Activation {
     pub(super) runner: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Health {
+    pub(super) registry: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
-use shared::id::{GroupName, ProfileName, UserName};
+use shared::human;
+use shared::id::{GroupName, ProfileName};
 use shared::problem::chain;
 use store::disk;
 use store::profile::{Generation, Profile as Links, ProfileError};
@@ -144,8 +145,11 @@ impl Session {
                 Action::Fetch(_) => continue,
                 Action::TakeLock => self.prepare()?,
                 Action::Switch(attempt) => self.switch(&attempt)?,
-                // There are no checks yet that a manifest could ask for.
-                Action::CheckHealth(_) => Event::Healthy,
+                // Done without the lock as well, unless there is nothing to do.
+                Action::CheckHealth(attempt) => match self.profile.examination() {
+                    Some(it) if it.checkup.health.is_empty() => Event::Healthy(attempt.id),
+                    Some(_) | None => continue,
+                },
                 Action::RollBack(attempt) => self.roll_back(&attempt)?,
             };
             let (profile, more) = state::step(self.profile.clone(), event, now());
@@ -196,9 +200,13 @@ impl Session {
         if let Err(error) = self.inner.journal.reserve() {
             return Ok(not_ready(Code::DiskFull, chain(&error)));
         }
-        if let Activation::Exec { user, privileged, .. } = &wanted.activation
-            && let Err(error) = activate::choose(&self.host()?, user.as_ref(), *privileged)
-        {
+        let (user, privileged) = (&wanted.checkup.user, wanted.checkup.privileged);
+        let runs_programs = match &wanted.activation {
+            Activation::Exec { .. } => true,
+            Activation::None => wanted.checkup.needs_user(),
+        };
+        let host = self.inner.host(&self.profile.name)?;
+        if runs_programs && let Err(error) = activate::choose(&host, user.as_ref(), privileged) {
             return Ok(not_ready(Code::UserRefused, error.to_string()));
         }
         Ok(Event::LockTaken(ready))
@@ -220,10 +228,10 @@ impl Session {
         crash::point("switch.activated");
         Ok(match done {
             Ok(log) => {
-                self.keep_log(log);
+                self.keep_log(&log);
                 Event::Activated(Some(generation))
             }
-            Err(Failure { reason, log }) => Event::ActivationFailed(reason, log),
+            Err(Failure { reason, log }) => Event::ActivationFailed(reason, human::redact(&log)),
         })
     }
 
@@ -246,7 +254,7 @@ impl Session {
         let old = attempt.from.as_ref().map(work_of_running);
         // An interrupted stop may have removed the link already, and not yet all generations.
         if let Err(Failure { reason, log }) = self.put_to_work(old, None)? {
-            return Ok(Event::ActivationFailed(reason, log));
+            return Ok(Event::ActivationFailed(reason, human::redact(&log)));
         }
         crash::point("stop.deactivated");
         self.links.remove()?;
@@ -266,7 +274,7 @@ impl Session {
         if let Err(Failure { reason, log }) =
             self.put_to_work(work_of_target(&attempt.target), new)?
         {
-            return Ok(Event::RollbackFailed(reason, log));
+            return Ok(Event::RollbackFailed(reason, human::redact(&log)));
         }
         crash::point("rollback.activated");
         self.forget_failed(attempt)?;
@@ -307,7 +315,7 @@ impl Session {
         old: Option<Work<'_>>,
         new: Option<Work<'_>>,
     ) -> Result<Result<String, Failure>, ConvergeError> {
-        let host = self.host()?;
+        let host = self.inner.host(&self.profile.name)?;
         let place = activate::Place {
             root: &self.inner.place.root,
             state_dir: &self.inner.place.state_dir,
@@ -322,21 +330,8 @@ impl Session {
         Ok(runtime.block_on(activate::put_to_work(&place, old, new)))
     }
 
-    fn host(&self) -> Result<activate::Host, ConvergeError> {
-        let mut taken = Vec::new();
-        for name in self.inner.journal.names()? {
-            if name != self.profile.name
-                && let Ok(Some(other)) = self.inner.journal.read(&name)
-                && let Some(user) = other.running.and_then(|running| user_of(running.activation))
-            {
-                taken.push((name, user));
-            }
-        }
-        activate::Host::read(taken).map_err(ConvergeError::Prepare)
-    }
-
-    fn keep_log(&mut self, log: String) {
-        self.profile.record.get_or_insert_default().log = log;
+    fn keep_log(&mut self, log: &str) {
+        self.profile.record.get_or_insert_default().log = human::redact(log);
     }
 
     fn link(&self) -> Result<Option<Link>, ConvergeError> {
@@ -374,12 +369,5 @@ const fn work_of_target(target: &Target) -> Option<Work<'_>> {
         }
         Target::Generation { running } => Some(work_of_running(running)),
         Target::Nothing => None,
-    }
-}
-
-fn user_of(activation: Activation) -> Option<UserName> {
-    match activation {
-        Activation::None => None,
-        Activation::Exec { user, .. } => user,
     }
 }

@@ -1,6 +1,7 @@
 //! Profiles driven for real: a cache, a store, links and programs, without a registry.
 
 mod crashes;
+mod health;
 mod lab;
 
 use shared::state_word::StateWord;
@@ -117,7 +118,11 @@ async fn the_operator_goes_back_and_the_profile_stays_there_until_unpinned() {
     let second = lab.publish("web", 2, &format!("{ACTIVATE} # 2"));
     lab.run("web", &second).await;
     let pin = Pin { reason: "slow".into(), since: now(), until: None };
-    let profile = lab.converger().roll_back(lab::name("web"), None, pin).await.unwrap();
+    let profile = lab
+        .converger()
+        .roll_back(lab::name("web"), None, pin, &CancellationToken::new())
+        .await
+        .unwrap();
     assert_eq!(profile.explain(now()).word, StateWord::Pinned);
     assert_eq!(profile.running.as_ref().unwrap().generation, 1);
     assert_eq!(profile.running.unwrap().version.unwrap().version.get(), 1);
@@ -136,9 +141,13 @@ async fn there_is_nothing_before_the_first_generation() {
     let lab = Lab::new();
     lab.run("web", &lab.publish("web", 1, ACTIVATE)).await;
     let pin = || Pin { reason: "slow".into(), since: now(), until: None };
-    let refused = lab.converger().roll_back(lab::name("web"), None, pin()).await;
+    let refused =
+        lab.converger().roll_back(lab::name("web"), None, pin(), &CancellationToken::new()).await;
     assert!(matches!(refused, Err(ConvergeError::NoOlderGeneration(_))), "{refused:?}");
-    let refused = lab.converger().roll_back(lab::name("web"), Some(9), pin()).await;
+    let refused = lab
+        .converger()
+        .roll_back(lab::name("web"), Some(9), pin(), &CancellationToken::new())
+        .await;
     assert!(matches!(refused, Err(ConvergeError::NoGeneration { .. })), "{refused:?}");
     assert_eq!(lab.converger().profiles().unwrap()[0].pin, None, "a refusal pins nothing");
 }

@@ -77,8 +77,10 @@ pub(crate) enum Code {
     DeactivationFailed,
     /// The user that the policy names cannot be used.
     UserRefused,
-    /// Health checks did not pass.
+    /// Health checks did not pass after a switch.
     HealthFailed,
+    /// What runs was confirmed, and no longer passes its checks.
+    Unhealthy,
     /// A reboot comes next.
     RebootNeeded,
     /// The boot entry has gone.
@@ -120,9 +122,10 @@ impl Code {
             Self::NoFreshSource => StateWord::Stale,
             Self::Pinned => StateWord::Pinned,
             Self::PolicyHold | Self::Epoch | Self::Revoked => StateWord::Held,
-            Self::RollbackFailed | Self::DeactivationFailed | Self::JournalCorrupt => {
-                StateWord::Failed
-            }
+            Self::RollbackFailed
+            | Self::DeactivationFailed
+            | Self::JournalCorrupt
+            | Self::Unhealthy => StateWord::Failed,
             Self::ActivationFailed
             | Self::ActivationTimeout
             | Self::HealthFailed

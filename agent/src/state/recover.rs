@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 
 use super::{
-    Action, Activation, Attempt, Code, Facts, Link, Profile, Reason, Running, State, Target,
+    Action, Activation, Attempt, Checkup, Code, Facts, Link, Profile, Reason, Running, State,
+    Target,
 };
 
 /// Compares what the journal says with the host, and goes on from there.
@@ -19,24 +20,40 @@ pub(crate) fn recover(profile: Profile, facts: &Facts, now: Timestamp) -> (Profi
 fn compare(mut profile: Profile, facts: &Facts, now: Timestamp) -> (Profile, Vec<Action>) {
     match profile.state.clone() {
         State::Switching { attempt } => resume_switch(profile, attempt, facts, now),
-        State::Confirming { attempt, generation } => {
-            if leads_to_target(&attempt, facts.link.as_ref()) {
-                profile.state = State::Confirming { attempt: attempt.clone(), generation };
-                return (profile, vec![Action::CheckHealth(attempt)]);
+        State::Confirming { mut attempt, generation, mut begun, mut passed } => {
+            if !leads_to_target(&attempt, facts.link.as_ref()) {
+                return profile.attempt_failed(undone());
             }
-            profile.attempt_failed(undone())
+            if attempt.boot_id != facts.boot_id {
+                // All of it starts anew, and is given the time for that anew.
+                attempt.boot_id.clone_from(&facts.boot_id);
+                (begun, passed) = (now, None);
+            }
+            let check = Action::CheckHealth(attempt.clone());
+            profile.state = State::Confirming { attempt, generation, begun, passed };
+            (profile, vec![check])
         }
-        State::RebootPending { attempt, generation } => {
+        State::RebootPending { mut attempt, generation } => {
             if facts.boot_id == attempt.boot_id {
                 return (profile, Vec::new());
             }
-            if leads_to_target(&attempt, facts.link.as_ref()) {
-                profile.state = State::Confirming { attempt: attempt.clone(), generation };
-                return (profile, vec![Action::CheckHealth(attempt)]);
+            if !leads_to_target(&attempt, facts.link.as_ref()) {
+                return profile.attempt_failed(undone());
             }
-            profile.attempt_failed(undone())
+            attempt.boot_id.clone_from(&facts.boot_id);
+            profile.begin_checks(attempt, generation, now)
         }
-        State::RollingBack { attempt, .. } => (profile, vec![Action::RollBack(attempt)]),
+        State::RollingBack { mut attempt, reason, restored } => {
+            let is_back = attempt.boot_id == facts.boot_id
+                && leads_back(&attempt, facts.link.as_ref())
+                && restored.is_some();
+            attempt.boot_id.clone_from(&facts.boot_id);
+            let restored = restored.filter(|_| is_back);
+            profile.state = State::RollingBack { attempt: attempt.clone(), reason, restored };
+            let action =
+                if is_back { Action::CheckHealth(attempt) } else { Action::RollBack(attempt) };
+            (profile, vec![action])
+        }
         State::Failed { .. } => {
             profile.observe(facts.link.as_ref());
             (profile, Vec::new())
@@ -91,6 +108,11 @@ fn leads_to_target(attempt: &Attempt, link: Option<&Link>) -> bool {
     }
 }
 
+fn leads_back(attempt: &Attempt, link: Option<&Link>) -> bool {
+    let from = attempt.from.as_ref().map(|from| &from.path);
+    from == link.map(|link| &link.path)
+}
+
 fn undone() -> Reason {
     Reason::new(Code::Interrupted, "the link was moved before the switch was confirmed")
 }
@@ -101,6 +123,7 @@ impl Profile {
         let Some(link) = link else {
             self.running = None;
             self.healthy_since = None;
+            self.unhealthy = None;
             return;
         };
         let known = self.running.as_ref().is_some_and(|running| {
@@ -108,6 +131,7 @@ impl Profile {
         });
         if !known {
             self.healthy_since = None;
+            self.unhealthy = None;
             self.running = Some(self.identify(link));
         }
     }
@@ -115,9 +139,18 @@ impl Profile {
     /// Returns what is known of a generation that we did not put to work ourselves just now.
     pub(crate) fn identify(&self, link: &Link) -> Running {
         let same_path = || self.confirmed.iter().rev().find(|known| known.path == link.path);
-        let known = same_path().map(|known| (known.version, known.activation.clone()));
-        let (version, activation) = known.unwrap_or((None, Activation::None));
+        let known = same_path().cloned();
         let (path, generation) = (link.path.clone(), link.generation);
-        Running { version, path, generation, activation, unsure: true }
+        match known {
+            Some(known) => Running { path, generation, unsure: true, ..known },
+            None => Running {
+                version: None,
+                path,
+                generation,
+                activation: Activation::None,
+                checkup: Checkup::default(),
+                unsure: true,
+            },
+        }
     }
 }

@@ -3,9 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Action, Attempt, Code, Desired, EpochVersion, Event, MAX_CONFIRMED, MAX_PHASES, MAX_STARTS,
-    Obstacle, Pause, Persistence, Phase, Profile, Reason, Record, Refused, Running, State, Target,
-    Ticket,
+    Action, Attempt, Code, Desired, EpochVersion, Event, MAX_PHASES, MAX_STARTS, Obstacle, Pause,
+    Persistence, Phase, Profile, Reason, Record, Running, State, Target, Ticket,
 };
 
 /// First backoff after a failed fetch.
@@ -59,13 +58,13 @@ fn transition(mut profile: Profile, event: Event, now: Timestamp) -> (Profile, V
             let reason = Reason::new(Code::BootEntryGone, "the one-shot boot entry has gone");
             profile.attempt_failed(reason)
         }
-        Event::Healthy => profile.confirm(now),
-        Event::Unhealthy(reason) => profile.attempt_failed(reason),
-        Event::RolledBack => profile.rolled_back(now),
-        Event::RollbackFailed(reason, log) => {
-            profile.log(log);
-            profile.rollback_failed(&reason)
-        }
+        Event::Passed(id) => profile.passed(&id, now),
+        Event::Healthy(id) => profile.healthy(&id, now),
+        Event::Unhealthy(id, reason, log) => profile.unhealthy(&id, reason, log, now),
+        Event::Looked(generation, found) => profile.looked(generation, found, now),
+        Event::Confirm => profile.confirm(now),
+        Event::RolledBack => profile.restored(now),
+        Event::RollbackFailed(reason, log) => profile.not_restored(&reason, log),
         Event::Retry => profile.retry(now),
         Event::RollBack(running) => profile.go_back(running),
     }
@@ -135,6 +134,7 @@ impl Profile {
                 if let Some(running) = self.running.as_mut().filter(|it| it.satisfies(&wanted)) {
                     running.version = Some(wanted.version);
                     running.activation = wanted.activation;
+                    running.checkup = wanted.checkup;
                     let running = running.clone();
                     self.remember(running);
                     return self.settle();
@@ -295,13 +295,13 @@ impl Profile {
                 self.running = None;
                 self.confirmed.clear();
                 self.healthy_since = None;
+                self.unhealthy = None;
                 self.state = State::Steady { obstacle: None };
                 self.decide(now)
             }
             (Target::Wanted { .. } | Target::Generation { .. }, Some(generation)) => {
                 let attempt = attempt.clone();
-                self.state = State::Confirming { attempt: attempt.clone(), generation };
-                (self, vec![Action::CheckHealth(attempt)])
+                self.begin_checks(attempt, generation, now)
             }
             (Target::Wanted { .. } | Target::Generation { .. }, None) => self.rest(),
         }
@@ -312,99 +312,6 @@ impl Profile {
             self.state = State::RebootPending { attempt: attempt.clone(), generation };
         }
         self.rest()
-    }
-
-    /// The one place where a generation becomes good.
-    fn confirm(mut self, now: Timestamp) -> (Self, Vec<Action>) {
-        let State::Confirming { attempt, generation } = &self.state else { return self.rest() };
-        self.running = match &attempt.target {
-            Target::Wanted { wanted } => Some(Running {
-                version: Some(wanted.version),
-                path: wanted.path.clone(),
-                generation: *generation,
-                activation: wanted.activation.clone(),
-                unsure: false,
-            }),
-            Target::Generation { running } => Some(Running { unsure: false, ..running.clone() }),
-            Target::Nothing => None,
-        };
-        if let Some(running) = self.running.clone() {
-            self.remember(running);
-        }
-        self.healthy_since = Some(now);
-        self.state = State::Steady { obstacle: None };
-        self.decide(now)
-    }
-
-    fn remember(&mut self, running: Running) {
-        self.confirmed.retain(|known| known.generation != running.generation);
-        self.confirmed.push(running);
-        let excess = self.confirmed.len().saturating_sub(MAX_CONFIRMED);
-        self.confirmed.drain(..excess);
-    }
-
-    pub(super) fn attempt_failed(mut self, reason: Reason) -> (Self, Vec<Action>) {
-        let attempt = match &self.state {
-            State::Switching { attempt }
-            | State::RebootPending { attempt, .. }
-            | State::Confirming { attempt, .. } => attempt.clone(),
-            State::Starting
-            | State::Steady { .. }
-            | State::Fetching { .. }
-            | State::Staged { .. }
-            | State::RollingBack { .. }
-            | State::Failed { .. } => return self.rest(),
-        };
-        match &attempt.target {
-            // Half stopped: nothing to go back to that was not running all along.
-            Target::Nothing => self.fail(reason),
-            Target::Wanted { .. } | Target::Generation { .. } => {
-                self.state = State::RollingBack { attempt: attempt.clone(), reason };
-                (self, vec![Action::RollBack(attempt)])
-            }
-        }
-    }
-
-    fn rolled_back(mut self, now: Timestamp) -> (Self, Vec<Action>) {
-        let State::RollingBack { attempt, reason } = &self.state else { return self.rest() };
-        let (attempt, reason) = (attempt.clone(), reason.clone());
-        self.refuse(&attempt, reason, now);
-        // It was just put to work, whatever was known of it before.
-        self.running = attempt.from.map(|from| Running { unsure: false, ..from });
-        self.state = State::Steady { obstacle: None };
-        self.decide(now)
-    }
-
-    fn rollback_failed(mut self, failure: &Reason) -> (Self, Vec<Action>) {
-        let State::RollingBack { attempt, reason: cause } = &self.state else {
-            return self.rest();
-        };
-        let text = format!("{}; and going back failed: {}", cause.text, failure.text);
-        let reason = Reason::new(Code::RollbackFailed, text);
-        self.running = attempt.from.clone();
-        self.fail(reason)
-    }
-
-    fn fail(mut self, reason: Reason) -> (Self, Vec<Action>) {
-        if let Some(running) = &mut self.running {
-            running.unsure = true;
-        }
-        self.state = State::Failed { reason, above: self.floor };
-        self.rest()
-    }
-
-    fn refuse(&mut self, attempt: &Attempt, reason: Reason, now: Timestamp) {
-        let version = match &attempt.target {
-            Target::Wanted { wanted } => Some(wanted.version),
-            Target::Generation { running } => running.version,
-            Target::Nothing => None,
-        };
-        // An operator's failed step back must not lift the refusal of a newer version.
-        if let Some(version) = version
-            && self.refused.as_ref().is_none_or(|refused| refused.version <= version)
-        {
-            self.refused = Some(Refused { version, reason, at: now });
-        }
     }
 
     fn retry(mut self, now: Timestamp) -> (Self, Vec<Action>) {
@@ -436,6 +343,12 @@ impl Profile {
                 self.state = State::Staged { target: Target::Generation { running } };
                 self.ask_for_lock()
             }
+            State::Confirming { attempt, .. }
+                if attempt.from.as_ref().is_some_and(|it| it.generation == running.generation) =>
+            {
+                let text = "somebody went back before it was confirmed";
+                self.attempt_failed(Reason::new(Code::HealthFailed, text))
+            }
             State::Starting
             | State::Switching { .. }
             | State::RebootPending { .. }
@@ -456,7 +369,7 @@ impl Profile {
         (self, vec![Action::Switch(attempt)])
     }
 
-    fn refuses(&self, version: EpochVersion) -> bool {
+    pub(super) fn refuses(&self, version: EpochVersion) -> bool {
         self.refused.as_ref().is_some_and(|refused| version <= refused.version)
     }
 
@@ -465,11 +378,11 @@ impl Profile {
         self.rest()
     }
 
-    const fn rest(self) -> (Self, Vec<Action>) {
+    pub(super) const fn rest(self) -> (Self, Vec<Action>) {
         (self, Vec::new())
     }
 
-    fn log(&mut self, log: String) {
+    pub(super) fn log(&mut self, log: String) {
         self.record.get_or_insert_default().log = log;
     }
 

@@ -19,7 +19,21 @@ fn version(epoch: u32, number: u32) -> EpochVersion {
 
 fn wanted(version: EpochVersion, root: u8) -> Wanted {
     let activation = Activation::Exec { timeout: 10, user: None, privileged: false };
-    Wanted { version, path: path(root), closure: Digest::of(&[root]), activation }
+    let checkup = checkup(root);
+    Wanted { version, path: path(root), closure: Digest::of(&[root]), activation, checkup }
+}
+
+/// Odd roots have a check.
+fn checkup(root: u8) -> Checkup {
+    let check = shared::health::Check {
+        name: "web".parse().unwrap(),
+        probe: shared::health::Probe::Registry,
+        interval: 1,
+        timeout: 1,
+        retries: 1,
+    };
+    let checks = if root % 2 == 1 { vec![check] } else { Vec::new() };
+    Checkup { health: Health { deadline: 60, soak: 0, checks }, ..Checkup::default() }
 }
 
 fn run(number: u32, root: u8) -> Desired {
@@ -206,15 +220,17 @@ impl Host {
                 Some(event) => event,
                 None => return self.restart(),
             },
-            Action::CheckHealth(_) if end == End::Fails => {
-                Event::Unhealthy(Reason::new(Code::HealthFailed, "a test says so"))
+            Action::CheckHealth(attempt) if end == End::Fails => {
+                let reason = Reason::new(Code::HealthFailed, "a test says so");
+                Event::Unhealthy(attempt.id, reason, "502".into())
             }
             Action::CheckHealth(attempt) => {
-                if matches!(end, End::Works | End::NeedsReboot | End::NotReady) {
+                if matches!(end, End::Works | End::NeedsReboot | End::NotReady)
+                    && self.profile.examination().is_some_and(|it| it.id == attempt.id)
+                {
                     self.good.extend(self.link().map(|link| link.path));
-                    drop(attempt);
                 }
-                Event::Healthy
+                Event::Healthy(attempt.id)
             }
             Action::RollBack(attempt) => match self.roll_back(&attempt, end) {
                 Some(event) => event,
@@ -334,6 +350,7 @@ impl Host {
             path: root.clone(),
             generation: *generation,
             activation: Activation::None,
+            checkup: Checkup::default(),
             unsure: true,
         };
         self.pin = Some(Pin { reason: "a test".into(), since: self.now, until: None });

@@ -27,6 +27,7 @@ impl Profile {
             self.asked(),
             self.refusal(),
             self.pin_reason(now).map(|reason| (StateWord::Pinned, reason)),
+            self.unhealthy.clone().map(|reason| (reason.code.word(), reason)),
             self.doing(),
         ];
         let best = candidates.into_iter().flatten().min_by_key(|(word, _)| *word);
@@ -96,10 +97,15 @@ impl Profile {
                 Code::RebootNeeded,
                 format!("a reboot is needed to {}", attempt.target),
             ),
-            State::Confirming { attempt, .. } => told(
+            State::Confirming { attempt, passed: None, .. } => told(
                 StateWord::Confirming,
                 Code::InProgress,
                 format!("checks the health after the step to {}", attempt.target),
+            ),
+            State::Confirming { attempt, passed: Some(_), .. } => told(
+                StateWord::Confirming,
+                Code::InProgress,
+                format!("passes all checks after the step to {}, and soaks", attempt.target),
             ),
             State::RollingBack { reason, .. } => Some((StateWord::Switching, reason.clone())),
             State::Failed { reason, .. } => Some((StateWord::Failed, reason.clone())),
@@ -110,6 +116,7 @@ impl Profile {
         let name = &self.name;
         match word {
             StateWord::Converged => None,
+            StateWord::Failed if code == Code::Unhealthy => Some(format!("agent health {name}")),
             StateWord::RolledBack | StateWord::Failed => Some(format!("agent retry {name}")),
             StateWord::Pinned => Some(format!("agent unpin {name}")),
             StateWord::Held | StateWord::Untrusted => Some(match &self.group {
@@ -118,7 +125,8 @@ impl Profile {
             }),
             StateWord::Stale => Some("agent once".to_owned()),
             StateWord::RebootPending => Some("systemctl reboot".to_owned()),
-            StateWord::Confirming | StateWord::Switching => Some("agent status".to_owned()),
+            StateWord::Confirming => Some(format!("agent health {name}")),
+            StateWord::Switching => Some("agent status".to_owned()),
             StateWord::Fetching => Some(format!("agent retry {name}")),
             StateWord::Waiting => Some(match code {
                 Code::Conflict => "agent store verify".to_owned(),
@@ -149,6 +157,7 @@ impl Profile {
                 | Code::DeactivationFailed
                 | Code::UserRefused
                 | Code::HealthFailed
+                | Code::Unhealthy
                 | Code::RebootNeeded
                 | Code::BootEntryGone
                 | Code::Interrupted

@@ -13,6 +13,7 @@ use super::{Ask, Context};
 use crate::{
     closure::StoreArgs,
     draft::Wish,
+    health_edit::HealthArgs,
     publish::{self, Consent, Published, Request, What},
     signer::PassphraseArgs,
 };
@@ -62,6 +63,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     key: Option<String>,
     #[command(flatten)]
+    health: HealthArgs,
+    #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
     ask: Ask,
@@ -104,6 +107,7 @@ fn request(args: Args) -> Result<Request, Problem> {
         provenance: args.provenance.into_iter().collect::<BTreeMap<_, _>>(),
         activation: args.activation,
         timeout: args.timeout,
+        health: args.health.read()?,
     };
     let (target, over, key) = (args.target, args.if_version, args.key);
     Ok(Request { target, group, profile, what, wish, over, key })
@@ -130,6 +134,7 @@ fn answer(
         "epoch": manifest.epoch,
         "version": manifest.version,
         "entries": manifest.entries,
+        "health": manifest.health,
         "retire": manifest.retire,
         "caches": caches,
         "diff": published.diff,

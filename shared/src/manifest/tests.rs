@@ -1,7 +1,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::health::Probe;
 
 fn ours() -> SoftwareVersion {
     SoftwareVersion::parse("0.1.0").unwrap()
@@ -142,6 +141,12 @@ fn every_kind_of_check_survives_the_round_trip() {
         Probe::Tcp { address: "127.0.0.1:80".to_owned() },
         Probe::Command { argv: vec!["bin/check".to_owned(), String::new()] },
         Probe::Unit { unit: "webshop.service".to_owned() },
+        Probe::Registry,
+        Probe::Http {
+            url: "https://shop.example/live".to_owned(),
+            status: 204,
+            contains: Some("open".to_owned()),
+        },
     ] {
         manifest.health.checks[0].probe = probe;
         let parsed = Manifest::parse(&manifest.to_bytes().unwrap(), ours()).unwrap();

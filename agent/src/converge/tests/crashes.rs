@@ -6,6 +6,7 @@ use std::process::{Command, ExitStatus};
 
 use shared::state_word::StateWord;
 use store::local::{CheckContents, LocalStore};
+use tokio_util::sync::CancellationToken;
 
 use super::lab::{ACTIVATE, Lab, name};
 use crate::converge::now;
@@ -23,7 +24,8 @@ async fn act(lab: &Lab, folder: &Path) -> Profile {
         Ok(order) => lab.run("web", &serde_json::from_slice::<Desired>(&order).unwrap()).await,
         Err(_) => {
             let pin = Pin { reason: "a test".into(), since: now(), until: None };
-            lab.converger().roll_back(name("web"), Some(1), pin).await.unwrap()
+            let stop = CancellationToken::new();
+            lab.converger().roll_back(name("web"), Some(1), pin, &stop).await.unwrap()
         }
     }
 }

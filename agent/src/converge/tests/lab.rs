@@ -20,9 +20,10 @@ use store::substitute::Limits;
 use tokio_util::sync::CancellationToken;
 
 use crate::caches::Caches;
-use crate::config::Gc;
-use crate::converge::{Closures, Converger, Order, Place};
-use crate::state::{Activation, Code, Desired, EpochVersion, Profile, Reason, Wanted};
+use crate::config::{Gc, Registry};
+use crate::converge::{Closures, Converger, Order, Place, Stop};
+use crate::health::Tools;
+use crate::state::{Activation, Checkup, Code, Desired, EpochVersion, Profile, Reason, Wanted};
 
 /// Writes down how it was run, where [`Lab::active`] looks.
 pub(super) const ACTIVATE: &str = "\
@@ -70,8 +71,11 @@ impl Lab {
     }
 
     pub(super) fn converger(&self) -> Converger {
-        let realm = "main".parse().unwrap();
-        Converger::new(Place { state_dir: self.state_dir(), realm, root: self.root() })
+        let realm: shared::id::RealmName = "main".parse().unwrap();
+        let registry = Registry::plain("http://127.0.0.1:1".parse().unwrap());
+        let tools = Tools { realm, registry, units: None };
+        let realm = tools.realm.clone();
+        Converger::new(Place { state_dir: self.state_dir(), realm, root: self.root(), tools })
     }
 
     /// Builds a root with this activation, puts it into the cache, and wants it.
@@ -112,7 +116,13 @@ impl Lab {
         let version = EpochVersion { epoch: 0, version: VersionNumber::new(version).unwrap() };
         let activation = Activation::Exec { timeout: 60, user: None, privileged };
         Desired::Run {
-            wanted: Wanted { version, path: root.path.clone(), closure: digest, activation },
+            wanted: Wanted {
+                version,
+                path: root.path.clone(),
+                closure: digest,
+                activation,
+                checkup: Checkup { privileged, ..Checkup::default() },
+            },
         }
     }
 
@@ -184,7 +194,7 @@ impl Lab {
             gc: Gc::default(),
             observer: Arc::new(|_| {}),
         };
-        converger.converge(&order, self, &CancellationToken::new()).await.unwrap()
+        converger.converge(&order, self, &Stop::on(&CancellationToken::new())).await.unwrap()
     }
 
     /// Takes the cache away.

@@ -4,8 +4,8 @@ use shared::version::VersionNumber;
 
 use super::*;
 use crate::state::{
-    Activation, Attempt, Code, Desired, EpochVersion, Obstacle, Pin, Reason, Refused, Running,
-    Wanted,
+    Activation, Attempt, Checkup, Code, Desired, EpochVersion, Obstacle, Pin, Reason, Refused,
+    Running, Wanted,
 };
 
 const DAY: i64 = 86_400;
@@ -41,8 +41,8 @@ fn steady() -> State {
 }
 
 fn running(generation: u64) -> Running {
-    let (version, path) = (None, path(generation));
-    Running { version, path, generation, activation: Activation::None, unsure: false }
+    let (version, path, checkup) = (None, path(generation), Checkup::default());
+    Running { version, path, generation, activation: Activation::None, checkup, unsure: false }
 }
 
 fn wanted(number: u64) -> Wanted {
@@ -52,7 +52,12 @@ fn wanted(number: u64) -> Wanted {
         path: path(number),
         closure: Digest::parse(&"0".repeat(64)).unwrap(),
         activation: Activation::None,
+        checkup: Checkup::default(),
     }
+}
+
+const fn confirming(attempt: Attempt, generation: u64) -> State {
+    State::Confirming { attempt, generation, begun: Timestamp::UNIX_EPOCH, passed: None }
 }
 
 fn attempt(from: Option<u64>, target: Target) -> Attempt {
@@ -147,8 +152,8 @@ fn nothing_goes_of_a_profile_that_is_switching_or_has_failed() {
         State::Starting,
         State::Switching { attempt: under_way() },
         State::RebootPending { attempt: under_way(), generation: 6 },
-        State::Confirming { attempt: under_way(), generation: 6 },
-        State::RollingBack { attempt: under_way(), reason: reason() },
+        confirming(under_way(), 6),
+        State::RollingBack { attempt: under_way(), reason: reason(), restored: None },
         State::Failed { reason: reason(), above: None },
     ] {
         check(&profile(state), 6, 0, None, &[]);
@@ -182,6 +187,7 @@ fn what_is_wanted_is_needed_while_it_is_held_and_no_longer() {
     known.state = State::RollingBack {
         attempt: attempt(Some(4), Target::Wanted { wanted: wanted(5) }),
         reason: Reason::new(Code::HealthFailed, "x"),
+        restored: None,
     };
     assert_eq!(paths_of(&known), [&path(1), &path(4), &path(5)].into());
 }
@@ -217,8 +223,8 @@ fn some_state() -> impl Strategy<Value = State> {
         (under_way, 1..15_u64, 0..4_u8).prop_map(move |(attempt, generation, kind)| match kind {
             0 => State::Switching { attempt },
             1 => State::RebootPending { attempt, generation },
-            2 => State::Confirming { attempt, generation },
-            _ => State::RollingBack { attempt, reason: reason() },
+            2 => confirming(attempt, generation),
+            _ => State::RollingBack { attempt, reason: reason(), restored: None },
         }),
         Just(State::Failed { reason: reason(), above: None }),
     ]
