@@ -110,11 +110,17 @@ fn network(settings: &Settings) -> NetworkOptions {
     let netrc = |cache: &ExtraCache| {
         Some((Location::parse(cache.url.as_str()).ok()?, cache.netrc.clone()?))
     };
-    NetworkOptions {
+    let options = NetworkOptions {
         ca_file: settings.registry.ca_file.clone(),
         bandwidth: settings.store.bandwidth,
+        min_rate: settings.store.min_rate,
+        rate_window: settings.store.min_rate_over,
         netrc_of: settings.extra_caches.iter().filter_map(netrc).collect(),
         ..NetworkOptions::from_environment()
+    };
+    match settings.store.stall_timeout {
+        Some(patience) => options.waiting_at_most(patience),
+        None => options,
     }
 }
 

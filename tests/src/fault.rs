@@ -222,6 +222,15 @@ impl Line<'_> {
                     thread::sleep(*pause);
                 }
             }
+            Step::Slowly { bytes, piece, pause } => {
+                for piece in bytes.chunks(*piece) {
+                    if self.is_over() {
+                        return Ok(Goes::Away);
+                    }
+                    self.send(piece)?;
+                    thread::sleep(*pause);
+                }
+            }
             Step::Stall => {
                 while !self.is_over() && !self.has_client_left() {
                     thread::sleep(GLANCE);

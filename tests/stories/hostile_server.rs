@@ -11,6 +11,7 @@ mod cache_info;
 mod codecs;
 mod heads;
 mod hints;
+mod loris;
 mod narinfos;
 mod redirects;
 mod resume;

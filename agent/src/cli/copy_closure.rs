@@ -4,6 +4,7 @@ use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use clap::Args;
@@ -16,6 +17,7 @@ use shared::{
 use store::{
     cache::{BinaryCache, CacheError, Location, Network, NetworkOptions},
     local::LocalStore,
+    net::limits,
     substitute::{self, Limits, Observer, Sources, SubstituteError},
 };
 
@@ -52,6 +54,16 @@ pub(crate) struct CopyClosureArgs {
     /// Download at most so many bytes per second, all connections together.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1024..))]
     bandwidth: Option<u64>,
+    /// Give up a download that brings fewer bytes per second; 0 for never.
+    #[arg(long, value_name = "BYTES", default_value_t = limits::MIN_RATE)]
+    min_rate: u64,
+    /// Seconds over which that is measured; with several caches at most half a minute.
+    #[arg(long, value_name = "SECONDS", default_value_t = limits::RATE_WINDOW.as_secs())]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86400))]
+    min_rate_over: u64,
+    /// Seconds that a cache may keep us waiting for an answer, or for the next byte of one.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    stall_timeout: Option<u64>,
     /// The store paths; with a closure index its root, which may be left out.
     #[arg(value_name = "PATH", required_unless_present = "closure_index")]
     paths: Vec<StorePath>,
@@ -66,19 +78,8 @@ pub(crate) async fn run(args: CopyClosureArgs, context: &Context) -> Result<(), 
     let store = Arc::new(store.map_err(|error| error.problem())?);
     let progress = Progress::new(&context.output);
     let observer = crash::observe(&progress.observer());
-    let prepare = prepare(&args, &store, &observer, context);
-    let result = progress
-        .watch(async {
-            // Dropped where it is, which nothing is the worse for.
-            let prepared = stop.run_until_cancelled(prepare).await;
-            let prepared = prepared.unwrap_or_else(|| Err(stop::interrupted()))?;
-            let Some((sources, closures)) = prepared else { return Ok(()) };
-            let limits =
-                Limits { min_free: args.min_free, stop: stop.clone(), ..Limits::default() };
-            let run = substitute::run(&store, &closures, &sources, &limits, &observer);
-            run.await.map(|_| ()).map_err(|error| problem(&error, &args.root))
-        })
-        .await;
+    let limits = Limits { min_free: args.min_free, stop, ..Limits::default() };
+    let result = progress.watch(copy(&args, &store, &limits, &observer, context)).await;
     match result {
         Ok(()) => progress.done(),
         Err(_) => progress.failed(),
@@ -103,31 +104,33 @@ fn advise(problem: Problem) -> Problem {
     problem.fix(fix).next(next)
 }
 
-/// Finds out what to copy and where from; nothing if it is there whole, by its index.
-///
-/// No cache is opened then, and none needs to be reachable.
-async fn prepare(
+/// Copies what the index pins, or what the caches tell of.
+async fn copy(
     args: &CopyClosureArgs,
     store: &Arc<LocalStore>,
+    limits: &Limits,
     observer: &Observer,
     context: &Context,
-) -> Result<Option<(Sources, Vec<ClosureIndex>)>, Problem> {
+) -> Result<(), Problem> {
     let failed = |error: SubstituteError| problem(&error, &args.root);
+    // Dropped where it is, which nothing is the worse for.
+    let open = limits.stop.run_until_cancelled(open_sources(args, context));
+    let open = async { open.await.unwrap_or_else(|| Err(stop::interrupted())) };
     let Some(file) = &args.closure_index else {
-        let mut sources = open_sources(args, context).await?;
-        let found = substitute::discover(&args.paths, Some(store), &sources, observer).await;
-        let found = found.map_err(failed)?;
-        sources.hints.push(found.hints);
-        return Ok(Some((sources, found.closures)));
+        let run =
+            substitute::run_unpinned(&args.paths, store, &open.await?, limits, observer).await;
+        return run.map(drop).map_err(failed);
     };
     let (index, hints) = read_index(file, &args.paths)?;
-    let closures = vec![index];
+    let closures = [index];
+    // If it is there whole, no cache is opened, and none needs to be reachable.
     if substitute::is_there(store, &closures, observer).await.map_err(failed)? {
-        return Ok(None);
+        return Ok(());
     }
-    let mut sources = open_sources(args, context).await?;
+    let mut sources = open.await?;
     sources.hints.extend(hints);
-    Ok(Some((sources, closures)))
+    let run = substitute::run(store, &closures, &sources, limits, observer).await;
+    run.map(drop).map_err(failed)
 }
 
 /// Names the collector of this very store.
@@ -144,8 +147,14 @@ async fn open_sources(args: &CopyClosureArgs, context: &Context) -> Result<Sourc
     let options = NetworkOptions {
         ca_file: args.ca_file.clone(),
         bandwidth: args.bandwidth,
+        min_rate: args.min_rate,
+        rate_window: Duration::from_secs(args.min_rate_over),
         netrc: args.netrc.clone(),
         ..NetworkOptions::default()
+    };
+    let options = match args.stall_timeout {
+        Some(seconds) => options.waiting_at_most(Duration::from_secs(seconds)),
+        None => options,
     };
     let network = Network::new(&options)
         .map_err(|error| Problem::from_error(Kind::Usage, "network", &error))?;

@@ -26,6 +26,9 @@ const MAX_POLL: u32 = 24 * 3600;
 /// The longest time that a registry may hold a request.
 const MAX_WAIT: u32 = 600;
 
+/// The longest patience with a cache.
+const MAX_SECONDS: u32 = 24 * 3600;
+
 /// The smallest cap on bandwidth, in bytes per second.
 const MIN_BANDWIDTH: u64 = 1024;
 
@@ -130,6 +133,12 @@ pub(crate) struct Store {
     pub(crate) bandwidth: Option<u64>,
     pub(crate) connections: u16,
     pub(crate) min_free: u64,
+    /// Bytes per second below which a download is given up; 0 for never.
+    pub(crate) min_rate: u64,
+    /// How long that is measured.
+    pub(crate) min_rate_over: Duration,
+    /// How long a cache may keep us waiting, if that is less than usual.
+    pub(crate) stall_timeout: Option<Duration>,
 }
 
 /// A binary cache that only this host uses.
@@ -231,12 +240,7 @@ impl Settings {
                 timestamp: trust.max_age.timestamp,
             },
             registry: check.registry(registry)?,
-            store: Store {
-                root: check.absolute("store.root", store.root)?,
-                bandwidth: check.bandwidth(store.bandwidth)?,
-                connections: check.between("store.connections", store.connections, 1, 128)?,
-                min_free: store.min_free,
-            },
+            store: check.store(store)?,
             extra_caches: check.caches(cache)?,
             allow: check.maybe_each("profiles.allow", profiles.allow.as_deref())?,
             activations: check
@@ -335,6 +339,25 @@ impl Check<'_> {
             return Err(self.invalid(key, format!("{value} is not between {least} and {most}")));
         }
         Ok(value)
+    }
+
+    fn store(&self, store: written::Store) -> Result<Store, ConfigError> {
+        let stall_timeout =
+            store.stall_timeout.map(|seconds| self.seconds("store.stall_timeout", seconds));
+        Ok(Store {
+            root: self.absolute("store.root", store.root)?,
+            bandwidth: self.bandwidth(store.bandwidth)?,
+            connections: self.between("store.connections", store.connections, 1, 128)?,
+            min_free: store.min_free,
+            min_rate: store.min_rate,
+            min_rate_over: self.seconds("store.min_rate_over", store.min_rate_over)?,
+            stall_timeout: stall_timeout.transpose()?,
+        })
+    }
+
+    fn seconds(&self, key: &str, seconds: u32) -> Result<Duration, ConfigError> {
+        let seconds = self.between(key, seconds, 1, MAX_SECONDS)?;
+        Ok(Duration::from_secs(seconds.into()))
     }
 
     fn bandwidth(&self, cap: Option<u64>) -> Result<Option<u64>, ConfigError> {

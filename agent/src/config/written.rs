@@ -41,6 +41,10 @@ connections = 16
 # `bandwidth`, in bytes per second over all connections, caps nothing unless it is given.
 # The room that a switch leaves for the rest of the host.
 min_free = 536870912
+# Bytes per second below which a download is given up, and the seconds over which that is measured.
+min_rate = 1024
+min_rate_over = 300
+# `stall_timeout`, in seconds, is for impatient hosts: a cache may then keep us waiting no longer.
 
 # Nothing is deleted unasked but what stands in the way: what is dead, and only as much as a fetch
 # needs that would leave less than this.
@@ -120,6 +124,9 @@ pub(super) struct Store {
     pub(super) bandwidth: Option<u64>,
     pub(super) connections: u16,
     pub(super) min_free: u64,
+    pub(super) min_rate: u64,
+    pub(super) min_rate_over: u32,
+    pub(super) stall_timeout: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -20,7 +20,8 @@
 //! Half a tree and a whole one are not told apart, so what was not valid yet is fetched again. A run
 //! that is stopped, or fails, is better off: it makes valid what is whole before it ends.
 //!
-//! Without an index, [`discover`] makes one from narinfos first. Start at [`run`].
+//! Without an index, [`discover`] makes one from narinfos first, and [`run_unpinned`] does both. Start
+//! at [`run`].
 
 mod discover;
 mod error;
@@ -28,6 +29,7 @@ mod fetch;
 mod offer;
 mod plan;
 mod share;
+mod unpinned;
 mod workers;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -54,6 +56,7 @@ pub use discover::{Discovered, discover};
 pub use error::{Cause, Fault, FaultCause, SubstituteError};
 pub use plan::{Plan, check_space, plan};
 pub use share::{Share, Shares};
+pub use unpinned::run_unpinned;
 
 /// How often a run begins if what was valid is gone when it would end.
 ///

@@ -18,6 +18,15 @@ pub enum Step {
         /// The pause.
         pause: Duration,
     },
+    /// Sends these bytes once, a piece of so many at a time, with a pause behind each.
+    Slowly {
+        /// The bytes.
+        bytes: Vec<u8>,
+        /// The length of a piece.
+        piece: usize,
+        /// The pause.
+        pause: Duration,
+    },
     /// Says nothing more until the client goes away.
     Stall,
     /// Ends the connection properly.

@@ -67,7 +67,7 @@ impl World {
 
     /// Checks that `wanted` is valid with all that it needs.
     #[track_caller]
-    fn is_complete(self) {
+    fn check_that_all_is_there(self) {
         self.both.nix.verify();
         let mut all = [self.base, self.other, self.wanted];
         all.sort();
@@ -163,7 +163,7 @@ fn we_fetch_again_what_nix_deletes_after_all() {
     assert!(said.contains(&format!("deleting '{}'", world.base)), "{said}");
     go_on.send(()).unwrap();
     ended(copy).ok();
-    world.is_complete();
+    world.check_that_all_is_there();
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn we_fetch_as_well_what_nix_deletes_while_we_wait_for_somebody_else() {
     assert!(said.contains(&format!("deleting '{}'", world.base)), "{said}");
     drop(held);
     ended(copy).ok();
-    world.is_complete();
+    world.check_that_all_is_there();
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Narinfos that lie, that nobody vouches for, or that are not the same twice.
 
 use shared::nix::{NarInfo, SecretKey, Sha256, narinfo::Compression};
-use tests::{Answer, Goods, fault::compress};
+use tests::{
+    Answer, Goods,
+    fault::{Step, compress},
+};
 
 use super::{Case, check_all};
 
@@ -163,4 +166,38 @@ fn a_narinfo_that_is_another_one_when_asked_for_again_is_not_what_is_wanted() {
         again.then(|| Answer::whole(200, &[], other.narinfo("big").to_string().as_bytes()))
     });
     check_all(&[first]);
+}
+
+/// The first cache settles what `big` is to be, and then has no such thing; the next one has another
+/// build of it, and its word is as good.
+#[test]
+fn a_narinfo_that_is_signed_as_well_and_has_no_good_nar_stands_in_the_way_of_nobody() {
+    let other_build = |name: &str, code, says: &[&str], nar: fn(&Goods) -> Answer| {
+        let other = other_goods();
+        Case::new(name, code, says, move |ask, goods| {
+            if ask.path() == goods.narinfo_file("big") {
+                let narinfo = other.narinfo("big").to_string();
+                return Some(Answer::whole(200, &[], narinfo.as_bytes()));
+            }
+            (ask.path() == other.narinfo("big").url).then(|| nar(&other))
+        })
+    };
+    check_all(&[
+        other_build("a wrong one", 4, &["-big", "refused"], |other| {
+            let mut nar = other.nar("big").to_vec();
+            let middle = nar.len() / 2;
+            nar[middle] ^= 1;
+            Answer::whole(200, &[], &nar)
+        }),
+        other_build("none", 6, &["-big", "it has a narinfo, but no `nar/"], |_| {
+            Answer::whole(404, &[], b"")
+        }),
+        other_build("half a one", 6, &["-big", "broke off"], |other| {
+            let nar = other.nar("big");
+            let length = nar.len().to_string();
+            let half = &nar[..nar.len() / 2];
+            Answer::head(200, &[("Content-Length", &length)]).send(half).then(Step::Close)
+        }),
+        other_build("500", 6, &["-big", "500"], |_| Answer::whole(500, &[], b"")),
+    ]);
 }

@@ -31,6 +31,23 @@ pub enum CacheError {
         /// What happened.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A NAR that comes so slowly that it is not worth the wait.
+    #[error(
+        "cache `{cache}` sent {bytes} bytes of `{file}` in {} s: at least {rate} bytes a second \
+         are wanted", .waited.as_secs()
+    )]
+    TooSlow {
+        /// The cache.
+        cache: String,
+        /// What was asked for.
+        file: String,
+        /// How many bytes came of late.
+        bytes: u64,
+        /// In how long a time.
+        waited: Duration,
+        /// The least, in bytes per second.
+        rate: u64,
+    },
     /// An answer that is neither success nor absence.
     #[error("cache `{cache}` answers `{file}` with status {status}")]
     Status {
@@ -135,7 +152,10 @@ impl CacheError {
     pub fn is_unreachable(&self) -> bool {
         match self {
             // Whatever a status says, no bytes came that could be refused.
-            Self::Unreachable { .. } | Self::Late { .. } | Self::Status { .. } => true,
+            Self::Unreachable { .. }
+            | Self::TooSlow { .. }
+            | Self::Late { .. }
+            | Self::Status { .. } => true,
             // A file that is missing is no error, so this is the cache's own folder.
             Self::Read { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
             Self::Location { .. }
@@ -168,9 +188,10 @@ impl CacheError {
                 .fix("name a netrc file with the password for this cache (NETRC, or `netrc`)"),
             Self::Status { status: 407, .. } => told(Kind::Unreachable, "proxy_denied")
                 .fix("put the user and password of the proxy into the address of the proxy"),
-            Self::Unreachable { .. } | Self::Late { .. } | Self::Status { .. } => {
-                told(Kind::Unreachable, "cache_unreachable")
-            }
+            Self::Unreachable { .. }
+            | Self::TooSlow { .. }
+            | Self::Late { .. }
+            | Self::Status { .. } => told(Kind::Unreachable, "cache_unreachable"),
             Self::Read { .. } if self.is_unreachable() => {
                 told(Kind::Unreachable, "cache_unreachable")
             }
@@ -198,7 +219,9 @@ impl CacheError {
             | Self::NarInfo { .. }
             | Self::OtherPath { .. }
             | Self::NarUrl { .. } => Verdict::Lied,
-            Self::Unreachable { .. } | Self::Late { .. } => Verdict::Unreachable(None),
+            Self::Unreachable { .. } | Self::TooSlow { .. } | Self::Late { .. } => {
+                Verdict::Unreachable(None)
+            }
             Self::Read { .. } if self.is_unreachable() => Verdict::Unreachable(None),
             // It serves something else, or not us.
             Self::Status { .. }

@@ -297,8 +297,8 @@ impl Drop for Body {
 enum BrokenOff {
     #[error(transparent)]
     Connection(reqwest::Error),
-    #[error(transparent)]
-    TooSlow(#[from] TooSlow),
+    #[error("not a byte within {} s", .0.as_secs())]
+    Silent(Duration),
 }
 
 impl Body {
@@ -306,30 +306,36 @@ impl Body {
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, CacheError> {
         loop {
             let asked = Instant::now();
-            let chunk = self.response.chunk().await;
+            let patience = self.cache.network.options.stall_timeout;
+            let chunk = tokio::time::timeout(patience, self.response.chunk()).await;
             let waited = asked.elapsed();
             self.waited += waited;
-            match chunk {
-                Ok(Some(chunk)) => {
+            let error = match chunk {
+                Ok(Ok(Some(chunk))) => {
                     self.received += chunk.len() as u64;
                     self.keep_pace(chunk.len(), waited)?;
                     self.cache.network.bandwidth.take(chunk.len()).await;
                     return Ok(Some(chunk));
                 }
-                Ok(None) => return Ok(None),
-                Err(error) => {
-                    self.keep_pace(0, waited)?;
-                    self.resume(BrokenOff::Connection(error.without_url())).await?;
-                }
-            }
+                Ok(Ok(None)) => return Ok(None),
+                Ok(Err(error)) => BrokenOff::Connection(error.without_url()),
+                Err(_) => BrokenOff::Silent(patience),
+            };
+            self.keep_pace(0, waited)?;
+            self.resume(error).await?;
         }
     }
 
-    /// Fails if it comes so slowly that somebody else is to be asked.
+    /// Fails if it comes so slowly that it is not worth the wait.
     fn keep_pace(&mut self, bytes: usize, waited: Duration) -> Result<(), CacheError> {
         let Some(pace) = &mut self.pace else { return Ok(()) };
-        let kept = pace.note(bytes, waited).map_err(BrokenOff::from);
-        kept.map_err(|error| self.cache.unreachable(&self.file, error))
+        pace.note(bytes, waited).map_err(|TooSlow { bytes, waited, rate }| CacheError::TooSlow {
+            cache: self.cache.name.to_string(),
+            file: self.file.clone(),
+            bytes,
+            waited,
+            rate,
+        })
     }
 
     /// Asks for what is missing, if the server can promise that it is of the same file.

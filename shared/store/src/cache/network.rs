@@ -28,10 +28,12 @@ pub struct NetworkOptions {
     pub stall_timeout: Duration,
     /// How long an answer that is no NAR may take as a whole.
     pub small_file_timeout: Duration,
-    /// The rate in bytes per second that a NAR must have while others could be asked for it.
+    /// The rate in bytes per second that a NAR must have; 0 for none.
     pub min_rate: u64,
     /// How long that rate is measured.
     pub rate_window: Duration,
+    /// How long it is measured while others could be asked for the NAR.
+    pub hasty_rate_window: Duration,
     /// How often a request is made before its cache counts as unreachable; at least 1.
     pub attempts: u32,
     /// The longest pause before the second try; it doubles.
@@ -54,6 +56,7 @@ impl Default for NetworkOptions {
             small_file_timeout: limits::SMALL_FILE,
             min_rate: limits::MIN_RATE,
             rate_window: limits::RATE_WINDOW,
+            hasty_rate_window: limits::HASTY_RATE_WINDOW,
             attempts: limits::ATTEMPTS,
             backoff: limits::RETRY.base,
             bandwidth: None,
@@ -64,6 +67,21 @@ impl Default for NetworkOptions {
 }
 
 impl NetworkOptions {
+    /// Lets no cache keep us waiting longer than this: for a connection, for the head of an answer,
+    /// for the next byte, for a small file as a whole.
+    #[must_use]
+    pub fn waiting_at_most(mut self, patience: Duration) -> Self {
+        for timeout in [
+            &mut self.connect_timeout,
+            &mut self.header_timeout,
+            &mut self.stall_timeout,
+            &mut self.small_file_timeout,
+        ] {
+            *timeout = (*timeout).min(patience);
+        }
+        self
+    }
+
     /// Returns the defaults, with the passwords of the file that `NETRC` names.
     #[must_use]
     pub fn from_environment() -> Self {
@@ -103,7 +121,8 @@ impl Network {
         let user_agent = concat!("shoal/", env!("CARGO_PKG_VERSION"));
         let authorities = Authorities::SystemAnd(options.ca_file.as_deref());
         let client = net::client(user_agent, authorities, |builder| {
-            builder.connect_timeout(options.connect_timeout).read_timeout(options.stall_timeout)
+            // Not its timeout for reading, which would hold for heads as well.
+            builder.connect_timeout(options.connect_timeout)
         });
         Ok(Self {
             client: client?,
@@ -136,8 +155,12 @@ impl Network {
 
     /// Returns the rate that a NAR must keep, if it must.
     pub(super) fn pace(&self, haste: Haste) -> Option<Pace> {
-        let pace = Pace::new(self.options.min_rate, self.options.rate_window);
-        (haste == Haste::OthersCanDoIt).then_some(pace)
+        let NetworkOptions { min_rate, rate_window, hasty_rate_window, .. } = *self.options;
+        let window = match haste {
+            Haste::None => rate_window,
+            Haste::OthersCanDoIt => hasty_rate_window.min(rate_window),
+        };
+        (min_rate > 0).then(|| Pace::new(min_rate, window))
     }
 
     /// Reads the password for a cache, if there is one and it may be sent.
@@ -215,8 +238,11 @@ mod tests {
         let network = Network::new(&NetworkOptions::default()).unwrap();
         assert_eq!(network.attempts(Haste::None), limits::ATTEMPTS);
         assert_eq!(network.attempts(Haste::OthersCanDoIt), limits::HASTY_ATTEMPTS);
-        assert!(network.pace(Haste::None).is_none());
-        assert!(network.pace(Haste::OthersCanDoIt).is_some());
+        let minute = Duration::from_secs(60);
+        assert!(network.pace(Haste::None).unwrap().note(0, minute).is_ok());
+        assert!(network.pace(Haste::OthersCanDoIt).unwrap().note(0, minute).is_err());
+        let patient = NetworkOptions { min_rate: 0, ..NetworkOptions::default() };
+        assert!(Network::new(&patient).unwrap().pace(Haste::None).is_none());
     }
 
     #[test]

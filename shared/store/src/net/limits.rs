@@ -1,7 +1,8 @@
 //! Every number that says how patient we are with the network, each with its reason.
 //!
-//! What has no deadline on purpose: a NAR that arrives, and a run as a whole. A closure of 20 GB
-//! over a thin line is slow, not broken; whoever wants an end to it stops the run.
+//! What has no deadline of its own: a NAR that arrives, and a run as a whole. A closure of 20 GB over
+//! a thin line is slow, not broken. But there is a rate below which nothing is a line any more, and
+//! it bounds both: waiting for `n` bytes takes at most `n / MIN_RATE` and one window.
 
 use std::time::Duration;
 
@@ -19,12 +20,15 @@ pub const IDLE: Duration = Duration::from_secs(30);
 /// How long a file that is no NAR may take as a whole: a narinfo has a few hundred bytes.
 pub const SMALL_FILE: Duration = Duration::from_secs(60);
 
-/// The rate in bytes per second below which a NAR is asked for elsewhere, if there is an
-/// elsewhere. No line that carries closures is so slow; a server that drips bytes to hold us is.
+/// The rate in bytes per second below which a NAR is given up. No line that carries closures is so
+/// slow; a server that drips bytes to hold us is.
 pub const MIN_RATE: u64 = 1024;
-/// How long we must have waited for bytes before a rate is held against a cache: longer than a
-/// loss of packets, shorter than anyone watches a bar that stands.
-pub const RATE_WINDOW: Duration = Duration::from_secs(30);
+/// How long we must have waited for bytes before that rate is held against a cache: above an outage
+/// that people sit out, such as a modem that dials anew.
+pub const RATE_WINDOW: Duration = Duration::from_secs(300);
+/// The same while another cache could be asked instead: longer than a loss of packets, shorter than
+/// anyone watches a bar that stands.
+pub const HASTY_RATE_WINDOW: Duration = Duration::from_secs(30);
 
 /// How often a request is made before it has failed: a deployment of the server, a lost packet
 /// and a lost connection in a row are survived.

@@ -14,11 +14,12 @@ pub(crate) struct Pace {
 }
 
 /// Too few bytes came in too long a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it sent {bytes} bytes in {} s, and others may be faster", .waited.as_secs())]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooSlow {
-    bytes: u64,
-    waited: Duration,
+    pub(crate) bytes: u64,
+    pub(crate) waited: Duration,
+    /// The least, in bytes per second.
+    pub(crate) rate: u64,
 }
 
 impl Pace {
@@ -37,7 +38,7 @@ impl Pace {
         (self.bytes, self.waited) = (0, Duration::ZERO);
         let milliseconds = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
         let needed = self.rate.saturating_mul(milliseconds) / 1000;
-        if bytes < needed { Err(TooSlow { bytes, waited }) } else { Ok(()) }
+        if bytes < needed { Err(TooSlow { bytes, waited, rate: self.rate }) } else { Ok(()) }
     }
 }
 
@@ -53,7 +54,33 @@ mod tests {
         for _ in 0..29 {
             assert_eq!(pace.note(1000, SECOND), Ok(()));
         }
-        assert_eq!(pace.note(1000, SECOND), Err(TooSlow { bytes: 30_000, waited: 30 * SECOND }));
+        let (bytes, waited) = (30_000, 30 * SECOND);
+        assert_eq!(pace.note(1000, SECOND), Err(TooSlow { bytes, waited, rate: 1024 }));
+    }
+
+    /// Bursts and pauses, however they are put, buy no more than their bytes are worth.
+    #[test]
+    fn whatever_a_server_does_the_wait_for_so_many_bytes_has_an_end() {
+        let (rate, window) = (1024, 30 * SECOND);
+        let mut seed = 1_u64;
+        for _ in 0..200 {
+            let (mut pace, mut all, mut waited) = (Pace::new(rate, window), 0, Duration::ZERO);
+            loop {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let wait = SECOND * u32::try_from((seed >> 40) % 29).unwrap();
+                let bytes = (seed >> 33) % 60_000;
+                waited += wait;
+                if pace.note(usize::try_from(bytes).unwrap(), wait).is_err() {
+                    break;
+                }
+                all += bytes;
+                let most = Duration::from_secs(all / rate) + 2 * window;
+                assert!(waited <= most, "{waited:?} for {all} bytes");
+                if all > 3_000_000 {
+                    break;
+                }
+            }
+        }
     }
 
     #[test]

@@ -15,7 +15,9 @@ use shared::{
     nix::{NarInfo, PathInfo, StorePath, TrustedKeys},
 };
 
-use super::{Event, Fault, FaultCause, Observer, Sources, SubstituteError, blocking};
+use super::{
+    Event, Fault, FaultCause, Observer, Sources, SubstituteError, blocking, unpinned::Disbelieved,
+};
 use crate::{
     cache::{BinaryCache, Candidates, Verdict},
     local::LocalStore,
@@ -46,13 +48,24 @@ pub async fn discover(
     sources: &Sources,
     observer: &Observer,
 ) -> Result<Discovered, SubstituteError> {
+    discover_without(&Disbelieved::new(), roots, store, sources, observer).await
+}
+
+/// Does what [`discover`] does, and does not ask some caches for some paths.
+pub(super) async fn discover_without(
+    disbelieved: &Disbelieved,
+    roots: &[StorePath],
+    store: Option<&Arc<LocalStore>>,
+    sources: &Sources,
+    observer: &Observer,
+) -> Result<Discovered, SubstituteError> {
     let mut walk = Walk::default();
     let mut level: BTreeSet<StorePath> = roots.iter().cloned().collect();
     while !level.is_empty() {
         if let Some(store) = store {
             walk.take_valid(store, &mut level).await?;
         }
-        walk.ask(&level, sources, observer).await?;
+        walk.ask(&level, sources, disbelieved, observer).await?;
         observer(Event::Discovered { paths: walk.infos.len() });
         level = walk.unknown(&level);
     }
@@ -92,6 +105,7 @@ impl Walk {
         &mut self,
         level: &BTreeSet<StorePath>,
         sources: &Sources,
+        disbelieved: &Disbelieved,
         observer: &Observer,
     ) -> Result<(), SubstituteError> {
         let mut waiting = level.iter();
@@ -99,7 +113,7 @@ impl Walk {
         loop {
             while running.len() < REQUESTS {
                 let Some(path) = waiting.next() else { break };
-                running.push(ask_caches(path, sources, observer));
+                running.push(ask_caches(path, sources, disbelieved, observer));
             }
             let Some(answer) = running.next().await else { return Ok(()) };
             let (cache, narinfo) = answer?;
@@ -151,11 +165,15 @@ impl Walk {
 async fn ask_caches<'a>(
     path: &StorePath,
     sources: &'a Sources,
+    disbelieved: &Disbelieved,
     observer: &Observer,
 ) -> Result<(&'a BinaryCache, NarInfo), SubstituteError> {
     let mut faults = Vec::new();
     let mut candidates = Candidates::new(&sources.caches);
     while let Some(asked) = candidates.next() {
+        if disbelieved.contains(&(asked.cache.name().to_owned(), path.clone())) {
+            continue;
+        }
         match ask_cache(path, &asked.cache, &sources.trusted).await {
             Ok(narinfo) => {
                 asked.went(Verdict::Answered);

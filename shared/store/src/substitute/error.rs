@@ -188,6 +188,12 @@ impl SubstituteError {
         if matches!(self, Self::Path { faults, .. } if faults.iter().any(untrusted)) {
             problem = problem.fix("trust the key of whoever built it, or sign it with one you do");
         }
+        if matches!(self, Self::Path { faults, .. } if faults.iter().any(Fault::is_too_slow)) {
+            problem = problem.fix(
+                "ask a cache that is nearer, or be content with less: `--min-rate`, or `min_rate` \
+                 in [store]",
+            );
+        }
         if self.cause() == Cause::DiskFull {
             problem = problem.fix("make room there; `agent gc` deletes what nothing needs");
             problem = problem.next("agent gc");
@@ -218,6 +224,11 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// Returns whether the cache was there, and far too slow.
+    fn is_too_slow(&self) -> bool {
+        self.cause.cache_error().is_some_and(|error| matches!(error, CacheError::TooSlow { .. }))
+    }
+
     /// Tells the fault with all its causes in one line.
     #[must_use]
     pub fn line(&self) -> String {
@@ -286,6 +297,20 @@ impl FaultCause {
             | Untrusted::Unsigned { .. } => false,
         };
         if is_forged { Self::Forged(why) } else { Self::Untrusted(why) }
+    }
+
+    /// Returns what the cache did, if it is that at all.
+    pub(super) fn cache_error(&self) -> Option<&CacheError> {
+        match self {
+            Self::Cache(error) => Some(error),
+            Self::Interrupted(error) => interruption(error),
+            Self::Absent
+            | Self::NarAbsent { .. }
+            | Self::Differs { .. }
+            | Self::Untrusted(_)
+            | Self::Forged(_)
+            | Self::Refused(_) => None,
+        }
     }
 
     /// Returns whether the cache could not be reached.

@@ -190,8 +190,10 @@ impl Run {
             };
             (self.observer)(Event::Dropped(unpacked.load(Ordering::Relaxed)));
             match blame(error) {
-                Failure::Cache(FaultCause::Interrupted(_))
-                    if start < STARTS && !self.cancelled.is_cancelled() =>
+                Failure::Cache(cause @ FaultCause::Interrupted(_))
+                    if start < STARTS
+                        && !matches!(cause.cache_error(), Some(CacheError::TooSlow { .. }))
+                        && !self.cancelled.is_cancelled() =>
                 {
                     start += 1;
                 }
