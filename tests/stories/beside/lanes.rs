@@ -78,10 +78,13 @@ impl Fault {
             if line.ends_with("Assertion `worker.store.isValidPath(i)' failed.") {
                 return !lost.is_empty();
             }
-            let rest = line.strip_prefix("error: reference '").and_then(|it| it.split_once('\''));
-            rest.is_some_and(|(path, rest)| {
-                lost.contains(path) && rest.ends_with("' is not a valid path")
-            })
+            let of_lost = |start, end| {
+                let rest = line.strip_prefix(start).and_then(|rest: &str| rest.split_once('\''));
+                rest.is_some_and(|(path, rest)| lost.contains(path) && rest.ends_with(end))
+            };
+            of_lost("error: reference '", "' is not a valid path")
+                // Forgotten before it could say that it had it.
+                || of_lost("error: path '", " does not exist and cannot be created")
         };
         self.is_nix && !self.complaints.is_empty() && self.complaints.iter().all(is_usual)
     }
