@@ -5,6 +5,7 @@ mod conflict;
 mod crashes;
 mod daemon;
 mod full_disk;
+mod hostile_cache;
 mod shown;
 mod users;
 
