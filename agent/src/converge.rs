@@ -114,8 +114,11 @@ impl Converger {
 
     /// Ends what a crash or a reboot interrupted, for every profile of the journal.
     pub(crate) async fn recover(&self) -> Result<Vec<Profile>, ConvergeError> {
-        let state_dir = self.inner.place.state_dir.clone();
-        let sweep = tokio::task::spawn_blocking(move || files::sweep(&state_dir));
+        let inner = Arc::clone(&self.inner);
+        let sweep = tokio::task::spawn_blocking(move || {
+            files::sweep(&inner.place.state_dir);
+            inner.sweep_store();
+        });
         sweep.await.map_err(ConvergeError::Worker)?;
         let mut profiles = Vec::new();
         for name in self.inner.journal.names()? {
@@ -345,6 +348,17 @@ impl Inner {
             profiles.join(name.as_str())
         } else {
             profiles.join("shoal").join(name.as_str())
+        }
+    }
+
+    /// Removes what dead processes left in the store. A fetch does so too, but none may be due.
+    fn sweep_store(&self) {
+        let roots = self.place.root.join("nix/var/nix/temproots");
+        // Where nobody works and nobody died, there is nothing to open.
+        if std::fs::read_dir(roots).is_ok_and(|mut roots| roots.next().is_some())
+            && let Err(error) = self.store().and_then(|store| store.remove_leftovers())
+        {
+            tracing::warn!("what a dead process left stays for now: {}", chain(&error));
         }
     }
 

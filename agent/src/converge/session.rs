@@ -346,11 +346,14 @@ impl Session {
         if self.profile.held_back().is_some_and(|path| target == Path::new(&path.to_string())) {
             return;
         }
-        let removed = self.inner.store().and_then(|store| store.remove_root(name));
+        let removed = self.inner.store().and_then(|store| {
+            let removed = store.remove_root(name);
+            crash::point("root.removed");
+            removed
+        });
         if let Err(error) = removed {
             tracing::warn!(profile = name, "cannot remove a root: {}", chain(&error));
         }
-        crash::point("root.removed");
     }
 }
 
