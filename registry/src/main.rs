@@ -3,9 +3,11 @@
 //! Start at [`cli`], where every command is one file. The commands sign with keys from the
 //! signer's own folder ([`keys`]); the server never sees those.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use shared::human::without_passwords;
 use shared::problem::{Kind, Problem};
 
 mod api;
@@ -60,10 +62,19 @@ fn main() -> ExitCode {
 /// Tells what is wrong with the command line, or the help that it asks for, in the form asked for.
 fn refuse(error: &clap::Error) -> ExitCode {
     let mut words = std::env::args_os().skip(1).take_while(|word| word != "--");
-    if !error.use_stderr() || !words.any(|word| word == "--json") {
+    let is_json = words.any(|word| word == "--json");
+    let said = error.to_string();
+    if !error.use_stderr() || (!is_json && !said.contains("://")) {
         error.exit()
     }
-    let problem = Problem::of_usage("registry", &error.to_string());
-    output::Output::for_programs().problem(&problem);
+    if is_json {
+        let problem = Problem::of_usage("registry", &without_passwords(&said));
+        output::Output::for_programs().problem(&problem);
+    } else {
+        // It repeats what was typed.
+        let styled = without_passwords(&error.render().ansi().to_string());
+        // Whoever closed it hears the exit code.
+        let _nobody_reads = anstream::stderr().write_all(styled.as_bytes());
+    }
     ExitCode::from(Kind::Usage.exit_code())
 }

@@ -51,6 +51,23 @@ fn two(large: i64, large_unit: &str, small: i64, small_unit: &str) -> String {
     format!("{large}{large_unit} {small}{small_unit}")
 }
 
+/// Leaves out what stands for a user and password in the addresses of a text that somebody typed.
+///
+/// Rather too much than too little: what was typed may be no address at all.
+#[must_use]
+pub fn without_passwords(text: &str) -> String {
+    let ends = |it: char| it.is_whitespace() || it.is_control() || "'\"`<>".contains(it);
+    let mut words = text.split("://");
+    let mut plain = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let (address, rest) = word.split_at(word.find(ends).unwrap_or(word.len()));
+        let shown = address.rsplit_once('@').map_or(address, |(_, host)| host);
+        let hidden = if shown.len() < address.len() { "...@" } else { "" };
+        plain.extend(["://", hidden, shown, rest]);
+    }
+    plain
+}
+
 /// Writes what somebody else said so that it can do nothing to a terminal: in one line, without
 /// control characters or changes of the writing direction.
 #[must_use]
@@ -150,6 +167,19 @@ pub fn count(number: usize, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn passwords_in_addresses_are_not_repeated() {
+        for (typed, shown) in [
+            ("nothing to hide: me@example", "nothing to hide: me@example"),
+            ("'https://cache.example/a?b'", "'https://cache.example/a?b'"),
+            ("'ftp://me:hunter2@host/x' for", "'ftp://...@host/x' for"),
+            ("x://hunter2@a y://b z://c:hun/ter@2@d", "x://...@a y://b z://...@d"),
+            ("\u{1b}[33mhttp://u:p@h?q\u{1b}[0m", "\u{1b}[33mhttp://...@h?q\u{1b}[0m"),
+        ] {
+            assert_eq!(without_passwords(typed), shown);
+        }
+    }
 
     #[test]
     fn what_others_say_moves_no_cursor_and_turns_no_line() {

@@ -4,6 +4,7 @@ mod collector;
 mod databases;
 mod edges;
 mod profiles;
+mod signals;
 
 use std::{
     fs,

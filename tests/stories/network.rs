@@ -264,6 +264,24 @@ fn a_configuration_with_a_password_in_an_address_is_refused_without_repeating_it
 }
 
 #[test]
+fn a_command_line_with_a_password_that_is_wrong_elsewhere_is_refused_without_repeating_it() {
+    let url = format!("ftp://{LOGIN}:{PASSWORD}@cache.example/x");
+    for more in [&[][..], &["--json"]] {
+        for (program, words) in [
+            ("agent", &["copy-closure", ROOT, "--from"][..]),
+            ("agent", &["copy-closure", "--min-free", "much", "--from"]),
+            ("registry", &["cache", "push", ROOT, "--to"]),
+            ("registry", &["closure-index", ROOT, "--cache"]),
+        ] {
+            let ran = run(shoal(program).args(words).arg(&url).args(more));
+            assert!(!ran.stdout.contains(PASSWORD) && !ran.stderr.contains(PASSWORD), "{ran}");
+            let said = ran.fails(2);
+            assert!(said.contains("much") || said.contains("ftp://...@cache.example/x"), "{said}");
+        }
+    }
+}
+
+#[test]
 fn a_cap_on_bandwidth_holds() {
     let (folder, server) = (scratch(), Server::new(&fixture("nix/cache-xz")));
     let rate: u32 = 4096;

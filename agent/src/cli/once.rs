@@ -18,8 +18,8 @@ use crate::stop;
 
 /// Poll once, take every profile as far as it gets, and report.
 ///
-/// Ends with 0 if all is converged; else the exit code says what is not. Stops on SIGTERM and
-/// SIGINT, after a switch that is under way has come to its end; at once on the second one.
+/// Ends with 0 if all is converged; else the exit code says what is not. Stops on SIGTERM, SIGINT
+/// and SIGHUP, after a switch that is under way has come to its end; at once on the second one.
 #[derive(Debug, Args)]
 pub(crate) struct OnceArgs {
     /// End with 77 if nothing was new and everything had converged before.

@@ -16,6 +16,6 @@ pub(crate) struct RunArgs {}
 /// Runs the daemon until a signal comes.
 pub(crate) async fn run(_args: RunArgs, context: &Context) -> Result<(), Problem> {
     let host = Host::open(context)?;
-    let stop = stop::on_signal()?;
+    let stop = stop::on_signal_of_daemon()?;
     daemon::run(&host.settings, &stop).await
 }

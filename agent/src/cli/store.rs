@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use shared::problem::{Kind, Problem};
 use store::local::LocalStore;
+use tokio_util::sync::CancellationToken;
 
-use crate::cli::Context;
+use crate::{cli::Context, stop};
 
 /// Work with the local Nix store, with or without Nix.
 #[derive(Debug, Subcommand)]
@@ -55,8 +56,16 @@ impl StoreCommand {
 /// Runs it, on a thread that may block.
 pub(crate) async fn run(command: StoreCommand, context: &Context) -> Result<(), Problem> {
     let output = context.output.clone();
+    let stop = match command {
+        StoreCommand::Add(_) => stop::on_signal()?,
+        // Ended in the middle, these leave nothing in a store.
+        StoreCommand::Dump(_)
+        | StoreCommand::Restore(_)
+        | StoreCommand::Ls(_)
+        | StoreCommand::Verify(_) => CancellationToken::new(),
+    };
     let work = tokio::task::spawn_blocking(move || match command {
-        StoreCommand::Add(args) => add::run(&args, &output),
+        StoreCommand::Add(args) => add::run(&args, &output, &stop),
         StoreCommand::Dump(args) => archive::dump(&args, &output),
         StoreCommand::Restore(args) => archive::restore(&args),
         StoreCommand::Ls(args) => ls::run(&args, &output),

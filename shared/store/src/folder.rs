@@ -7,7 +7,8 @@ use std::{
     path::Path,
 };
 
-/// Makes a directory and its parents with mode 0755, whatever the process's mask says.
+/// Makes a directory and its parents with mode 0755, whatever the process's mask says, and puts
+/// those on disk that it makes: what is written into one must not vanish with it.
 pub(crate) fn create_dir(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -16,7 +17,10 @@ pub(crate) fn create_dir(path: &Path) -> io::Result<()> {
         create_dir(parent)?;
     }
     match DirBuilder::new().mode(0o755).create(path) {
-        Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o755)),
+        Ok(()) => {
+            fs::set_permissions(path, Permissions::from_mode(0o755))?;
+            sync_parent(path)
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(error) => Err(error),
     }

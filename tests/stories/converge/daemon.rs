@@ -1,6 +1,8 @@
 //! `agent run`, and commands that its operator types meanwhile.
 
-use tests::{Builder, Host, Service, eventually};
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use tests::{Builder, Host, Response, Server, Service, eventually, run, tool};
 
 use super::{ACTIVATE, active, publish, realm, team};
 
@@ -59,4 +61,44 @@ fn a_daemon_that_is_told_to_end_ends_a_switch_first() {
     assert_eq!(daemon.terminate(), Some(0));
     assert_eq!(active(&host, "web").as_deref(), Some("1"));
     assert_eq!(host.state("web"), "converged");
+}
+
+#[test]
+fn a_daemon_opens_a_cache_of_its_own_with_its_password_and_tells_it_to_nobody() {
+    let builder = Builder::new();
+    let realm = realm(&builder, &["web"]);
+    let web = team(&realm, "web");
+    let host = Host::enrol(&realm, "eu", "host-1");
+    let path = publish(&web, &builder, "web", ACTIVATE);
+    let cache = Server::new(&builder.cache());
+    // `deploy:hunter2`.
+    cache.hook(|request| {
+        let given = request.headers.get("authorization").map(String::as_str);
+        (given != Some("Basic ZGVwbG95Omh1bnRlcjI=")).then(|| Response::new(401, "who is it?"))
+    });
+    let netrc = realm.folder().join("netrc");
+    fs::write(&netrc, "machine 127.0.0.1 login deploy password hunter2\n").unwrap();
+    fs::set_permissions(&netrc, fs::Permissions::from_mode(0o600)).unwrap();
+    // Nothing but this host's own cache has it.
+    host.configure("[trust]\ncaches = []\n");
+    host.configure(&format!("[[cache]]\nurl = \"{}\"\n", cache.url()));
+    host.run(&["once"]).fails(1);
+    assert_eq!(host.state("web"), "fetching fetch_failed");
+    let told = host.profile("web")["reason"]["text"].to_string();
+    assert!(told.contains("401"), "{told}");
+
+    let with_password = format!("[[cache]]\nurl = \"{}\"\nnetrc = {netrc:?}\n", cache.url());
+    fs::remove_file(host.state_dir().with_file_name("agent.toml.d").join("01.toml")).unwrap();
+    host.configure(&with_password);
+    host.run(&["retry", "web"]);
+    let mut agent = host.agent();
+    agent.args(["-v", "run"]).env("SHOAL_LOG", "trace");
+    let mut daemon = Service::start(&mut agent, "converged");
+    becomes(&host, "converged");
+    assert_eq!(host.current("web"), Some(path));
+    assert_eq!(daemon.terminate(), Some(0));
+    let kept = run(tool("grep").args(["-rE", "hunter2|ZGVwbG95"]).arg(host.state_dir()));
+    assert_eq!((kept.code, &*kept.stdout), (Some(1), ""), "{kept}");
+    let said = daemon.talk();
+    assert!(said.contains("TRACE") && !said.contains("hunter2") && !said.contains("ZGVwbG95"));
 }

@@ -11,6 +11,7 @@ use shared::{
     nix::{PathInfo, StorePath},
     problem::{Kind, Problem},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::RootArgs;
 use crate::output::Output;
@@ -31,7 +32,11 @@ pub(crate) struct AddArgs {
     source: PathBuf,
 }
 
-pub(super) fn run(args: &AddArgs, output: &Output) -> Result<(), Problem> {
+pub(super) fn run(
+    args: &AddArgs,
+    output: &Output,
+    stop: &CancellationToken,
+) -> Result<(), Problem> {
     let name = args.name.as_deref().or_else(|| own_name(&args.source)).ok_or_else(|| {
         let what =
             format!("`{}` has no name that could be one in the store", args.source.display());
@@ -39,7 +44,8 @@ pub(super) fn run(args: &AddArgs, output: &Output) -> Result<(), Problem> {
     })?;
     let references: BTreeSet<StorePath> = args.references.iter().cloned().collect();
     let store = args.root.open()?;
-    let info = store.add(&args.source, name, &references).map_err(|error| error.problem())?;
+    let added = store.add_unless(&args.source, name, &references, &|| stop.is_cancelled());
+    let info = added.map_err(|error| error.problem())?;
     if output.is_json() {
         return output.json(&Added::new(&info));
     }

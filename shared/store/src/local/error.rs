@@ -82,6 +82,9 @@ pub enum LocalStoreError {
     /// The caller does not hold the lock of the path; nothing was touched.
     #[error("`{0}` is not locked")]
     NotLocked(StorePath),
+    /// The caller stopped it.
+    #[error("stopped before it was there")]
+    Stopped,
     /// What was to be added changed meanwhile.
     #[error("`{}` changed while it was copied", .0.display())]
     Changed(PathBuf),

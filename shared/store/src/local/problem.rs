@@ -40,6 +40,7 @@ impl LocalStoreError {
             Self::Cycle(_) => problem(Kind::Trust, "cycle").leaves("nothing changed"),
             Self::NotValid(_) => problem(Kind::Negative, "not_valid"),
             Self::NotLocked(_) => problem(Kind::Runtime, "not_locked"),
+            Self::Stopped => problem(Kind::Interrupted, "interrupted").leaves("nothing changed"),
             Self::Changed(_) => problem(Kind::Conflict, "changed").leaves("nothing changed"),
             Self::Unsupported { .. } | Self::Address(_) => problem(Kind::Usage, "unsupported"),
             Self::Lock(error) => locked(error),

@@ -103,11 +103,9 @@ impl LocalStore {
 /// is made only where there is a link already, and always by the same name, which the next one to
 /// change or remove that link clears away. Where two do so at once, one of them is the last.
 fn replace_symlink(target: &Path, link: &Path) -> Result<(), LocalStoreError> {
-    if fs::read_link(link).is_ok_and(|present| present == target) {
-        return Ok(());
-    }
     let temporary = temporary(link);
-    loop {
+    // Whoever made one that is there may have died before it was on disk: that is not left to chance.
+    while fs::read_link(link).ok().as_deref() != Some(target) {
         remove(&temporary)?;
         let made = symlink(target, link).or_else(|error| {
             if error.kind() != io::ErrorKind::AlreadyExists {
