@@ -23,6 +23,7 @@
 //! Without an index, [`discover`] makes one from narinfos first, and [`run_unpinned`] does both. Start
 //! at [`run`].
 
+mod ahead;
 mod discover;
 mod error;
 mod fetch;

@@ -1,6 +1,6 @@
 //! Takes an archive into the store, believing nothing of it.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 use sha2::Digest as _;
 use shared::nix::{
@@ -16,7 +16,7 @@ use crate::{
     disk::{self, Guard},
 };
 
-/// Bytes that are asked of the source at once.
+/// Bytes that are asked at once of a source without a buffer.
 const BUFFER_LEN: u64 = 256 * 1024;
 
 /// Why an archive was not taken into the store.
@@ -127,17 +127,20 @@ impl LocalStore {
         nar: &mut dyn Read,
         locks: &PathLocks,
     ) -> Result<(), ImportError> {
-        self.import_guarded(info, nar, locks, &Guard::none())
+        let capacity = usize::try_from(info.nar_size.min(BUFFER_LEN)).unwrap_or_default();
+        let mut nar = BufReader::with_capacity(capacity, nar.take(info.nar_size));
+        self.import_guarded(info, &mut nar, locks, &Guard::none())
     }
 
-    /// Does the same, and stops where `guard` does.
+    /// Does the same, and stops where `guard` does. What the buffer of `nar` holds is hashed and
+    /// written from there.
     ///
     /// # Errors
     /// As [`LocalStore::import`].
     pub fn import_guarded(
         &self,
         info: &PathInfo,
-        nar: &mut dyn Read,
+        nar: &mut dyn BufRead,
         locks: &PathLocks,
         guard: &Guard,
     ) -> Result<(), ImportError> {
@@ -165,7 +168,7 @@ impl LocalStore {
 
 fn take(
     info: &PathInfo,
-    source: &mut dyn Read,
+    source: &mut dyn BufRead,
     target: &std::path::Path,
     guard: &Guard,
 ) -> Result<(), ImportError> {
@@ -176,9 +179,7 @@ fn take(
         source,
         hasher: sha2::Sha256::new(),
         content: input_check.take(),
-        buffer: vec![0; usize::try_from(info.nar_size.min(BUFFER_LEN)).unwrap_or_default()],
-        filled: 0,
-        position: 0,
+        hashed: 0,
         left: info.nar_size,
         overrun: false,
     };
@@ -203,7 +204,7 @@ fn take(
             unpack(UnpackError { path, source: disk::with_what_is_left(source, folder) })
         }
     })?;
-    if input.left > 0 || input.position < input.filled {
+    if input.left > 0 {
         return Err(ImportError::Size { path: path(), wanted: info.nar_size, found: "smaller" });
     }
     let found = Sha256(input.hasher.finalize().into());
@@ -250,13 +251,11 @@ fn checks(info: &PathInfo) -> (Option<ContentHasher>, Option<ContentHasher>) {
 
 /// The archive on its way in: hashed, and cut off where it should end.
 struct Input<'a> {
-    source: &'a mut dyn Read,
+    source: &'a mut dyn BufRead,
     hasher: sha2::Sha256,
     content: Option<ContentHasher>,
-    buffer: Vec<u8>,
-    /// Where in the buffer the bytes end that were read.
-    filled: usize,
-    position: usize,
+    /// How many of the bytes in the source's buffer are hashed already.
+    hashed: usize,
     left: u64,
     /// Whether more was asked for than there may be.
     overrun: bool,
@@ -264,23 +263,27 @@ struct Input<'a> {
 
 impl BufRead for Input<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.position == self.filled {
-            self.overrun |= self.left == 0;
-            let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(self.buffer.len());
-            let length = self.source.read(self.buffer.split_at_mut(wanted).0)?;
-            (self.position, self.filled) = (0, length.min(wanted));
-            self.left = self.left.saturating_sub(length as u64);
-            let read = self.buffer.split_at(self.filled).0;
-            self.hasher.update(read);
-            if let Some(content) = &mut self.content {
-                content.nar(read);
-            }
+        if self.left == 0 {
+            self.overrun = true;
+            return Ok(&[]);
         }
-        Ok(self.buffer.get(self.position..self.filled).unwrap_or_default())
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let bytes = self.source.fill_buf()?;
+        let bytes = bytes.get(..most).unwrap_or(bytes);
+        if let Some(new @ [_, ..]) = bytes.get(self.hashed..) {
+            self.hasher.update(new);
+            if let Some(content) = &mut self.content {
+                content.nar(new);
+            }
+            self.hashed = bytes.len();
+        }
+        Ok(bytes)
     }
 
     fn consume(&mut self, amount: usize) {
-        self.position = self.position.saturating_add(amount).min(self.filled);
+        self.source.consume(amount);
+        self.hashed = self.hashed.saturating_sub(amount);
+        self.left = self.left.saturating_sub(amount as u64);
     }
 }
 

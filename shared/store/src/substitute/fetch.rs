@@ -12,7 +12,9 @@ use shared::{closure::ClosureEntry, nix::PathInfo};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Event, Fault, FaultCause, Limits, Observer, Pace, Sources, SubstituteError, offer::Offer,
+    Event, Fault, FaultCause, Limits, Observer, Pace, Sources, SubstituteError,
+    ahead::{Load, ReadAhead},
+    offer::Offer,
     workers::Workers,
 };
 use crate::{
@@ -182,7 +184,8 @@ impl Run {
                 memory: self.memory.clone(),
                 unpacked: Arc::clone(&unpacked),
                 observer: Arc::clone(&self.observer),
-                cancelled: self.cancelled.clone(),
+                load: self.workers.load().clone(),
+                cancelled: self.cancelled.child_token(),
             };
             let error = match self.import(import, body).await? {
                 Ok(()) => return Ok(info),
@@ -211,12 +214,13 @@ impl Run {
         let (reader, pump) = body.split(&self.waiting);
         let (store, locks) = (Arc::clone(&self.store), Arc::clone(&self.locks));
         let guard = Arc::clone(&self.guard);
+        let cancelled = import.cancelled.clone();
         let work = self.workers.run(move || import.run(&store, &locks, &guard, reader));
         let pump = async {
             tokio::select! {
                 () = pump.run() => {}
                 // Without its pump the reader fails, and the import cleans up behind itself.
-                () = self.cancelled.cancelled() => {}
+                () = cancelled.cancelled() => {}
             }
         };
         let (result, ()) = tokio::join!(work, pump);
@@ -260,6 +264,8 @@ struct Import {
     memory: DecoderMemory,
     unpacked: Arc<AtomicU64>,
     observer: Observer,
+    load: Load,
+    /// Ends this import alone.
     cancelled: CancellationToken,
 }
 
@@ -277,13 +283,15 @@ impl Import {
         let downloaded = AtMost::sane(downloaded, self.info.nar_size);
         let source = |source| ImportError::Source { path: self.info.path.clone(), source };
         let nar = decoder(self.compression, downloaded, &self.memory).map_err(source)?;
-        let count = |bytes| {
-            self.unpacked.fetch_add(bytes, Ordering::Relaxed);
-            (self.observer)(Event::Unpacked(bytes));
+        let (left, cancelled) = (self.info.nar_size, self.cancelled.clone());
+        let nar = Exactly { inner: nar, left, cancelled: cancelled.clone() };
+        let (unpacked, observer) = (self.unpacked, self.observer);
+        let count = move |bytes| {
+            unpacked.fetch_add(bytes, Ordering::Relaxed);
+            observer(Event::Unpacked(bytes));
         };
         let nar = Counted { inner: nar, count };
-        let mut nar =
-            Exactly { inner: nar, left: self.info.nar_size, cancelled: self.cancelled.clone() };
+        let mut nar = ReadAhead::new(nar, left, self.load, cancelled);
         store.import_guarded(&self.info, &mut nar, locks, guard)
     }
 }

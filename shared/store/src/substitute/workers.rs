@@ -7,12 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use tokio::sync::oneshot;
 
+use super::ahead::Load;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Threads that take jobs in the order in which they come; they end when this is dropped.
 #[derive(Debug)]
 pub(super) struct Workers {
     jobs: mpsc::Sender<Job>,
+    load: Load,
 }
 
 impl Workers {
@@ -29,7 +32,12 @@ impl Workers {
                 }
             }));
         }
-        Self { jobs }
+        Self { jobs, load: Load::of_this_machine() }
+    }
+
+    /// Returns how many of them are at work.
+    pub(super) const fn load(&self) -> &Load {
+        &self.load
     }
 
     /// Runs `work` as soon as a thread is free; returns nothing if it panics.
@@ -38,7 +46,9 @@ impl Workers {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         let (sender, receiver) = oneshot::channel();
+        let load = self.load.clone();
         let job: Job = Box::new(move || {
+            let _busy = load.begin();
             // A panic is this job's alone; its thread goes on with the next one.
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
             // Whoever does not wait any more does not want to know.
