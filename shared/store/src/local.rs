@@ -22,6 +22,7 @@ mod remount;
 mod roots;
 pub(crate) mod temp_roots;
 mod verify;
+mod write_back;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,6 +47,7 @@ pub use error::LocalStoreError;
 pub use import::ImportError;
 pub use remount::{Remount, make_writable};
 pub use verify::{CheckContents, Damage};
+pub use write_back::WriteBack;
 
 /// Descriptors that are kept for everything but path locks.
 const SPARE_DESCRIPTORS: u64 = 256;

@@ -283,7 +283,9 @@ async fn run_once(
         .collect();
     cpu::warn_of_slow_hashing();
     let pace = Pace::of(sources, limits);
-    let run = fetch::Run::new(store, sources, limits, observer, Arc::clone(&locks), guard, &pace);
+    let hears = writing_back(store, observer)?;
+    let run = fetch::Run::new(store, sources, limits, &hears, Arc::clone(&locks), guard, &pace);
+    drop(hears);
     let (arrived, failure) = fetch_all(&run, &queue, pace.connections).await;
     // What fails then fails because of it.
     let stopped = limits.stop.is_cancelled();
@@ -315,6 +317,20 @@ async fn run_once(
     })
     .await?;
     Ok(outcome)
+}
+
+/// Has the disk begin to write what is unpacked, as long as what is returned is held.
+fn writing_back(
+    store: &Arc<LocalStore>,
+    observer: &Observer,
+) -> Result<Observer, SubstituteError> {
+    let (write_back, observer) = (store.write_back()?, Arc::clone(observer));
+    Ok(Arc::new(move |event| {
+        if let Event::Unpacked(bytes) = event {
+            write_back.written(bytes);
+        }
+        observer(event);
+    }))
 }
 
 /// Sweeps what a dead process left, makes everything a temporary root, and finds what is missing.

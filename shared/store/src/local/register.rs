@@ -6,8 +6,9 @@
 //! any order. What must hold then is: *a row in the database means that its files are whole*. For
 //! that a closure takes one sync and one commit, however many paths and files it has:
 //!
-//! 1. Trees are written without any sync. They are not valid, so whatever a cut leaves of them is
-//!    nobody's; the next import of the path, or a collector, sweeps it.
+//! 1. Trees are written without any sync that counts. They are not valid, so whatever a cut leaves
+//!    of them is nobody's; the next import of the path, or a collector, sweeps it. What
+//!    [`WriteBack`](super::WriteBack) syncs meanwhile is only no longer to do at the next step.
 //! 2. One `syncfs` when all trees are complete. It writes each block once, lets the file system
 //!    commit its journal and flushes the disk's cache. An fsync per file would wait for a commit
 //!    and a flush each time, and says nothing of the name: every directory needs its own as well.
