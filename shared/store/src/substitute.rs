@@ -320,10 +320,7 @@ async fn run_once(
 }
 
 /// Has the disk begin to write what is unpacked, as long as what is returned is held.
-fn writing_back(
-    store: &Arc<LocalStore>,
-    observer: &Observer,
-) -> Result<Observer, SubstituteError> {
+fn writing_back(store: &Arc<LocalStore>, observer: &Observer) -> Result<Observer, SubstituteError> {
     let (write_back, observer) = (store.write_back()?, Arc::clone(observer));
     Ok(Arc::new(move |event| {
         if let Event::Unpacked(bytes) = event {
