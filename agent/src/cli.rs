@@ -45,7 +45,8 @@ pub(crate) struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct GlobalArgs {
-    /// Print one JSON object (or JSON lines) instead of text.
+    /// Print one JSON object (or JSON lines) instead of text; what takes long prints lines of
+    /// progress.v1 first (README).
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Say less: only data and errors.

@@ -270,3 +270,21 @@ fn archives_are_those_of_nix() {
     }
     run(shoal("agent").args(["store", "ls", archive, "/nope"])).fails(1);
 }
+
+#[test]
+fn a_check_of_the_store_says_how_much_it_was() {
+    let both = Both::new();
+    let paths = ["a", "b"].map(|name| both.add(&both.tree(name), &[]));
+    let told = both.agent(&["verify", "--check-contents", "--json"]).ok();
+    let line: serde_json::Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
+    assert_eq!((&line["schema"], &line["event"]), (&"progress.v1".into(), &"checked".into()));
+    assert_eq!((&line["paths"], &line["all_paths"]), (&2.into(), &2.into()), "{line}");
+    let size: u64 = both
+        .nix
+        .nix_store(&["--query", "--size", &paths[0], &paths[1]])
+        .ok()
+        .lines()
+        .map(|line| line.parse::<u64>().unwrap())
+        .sum();
+    assert_eq!((&line["bytes"], &line["all_bytes"]), (&size.into(), &size.into()), "{line}");
+}

@@ -46,7 +46,7 @@ use self::{
 pub use error::LocalStoreError;
 pub use import::ImportError;
 pub use remount::{Remount, make_writable};
-pub use verify::{CheckContents, Damage};
+pub use verify::{CheckContents, Checked, Damage};
 pub use write_back::WriteBack;
 
 /// Descriptors that are kept for everything but path locks.

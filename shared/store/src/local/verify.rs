@@ -74,6 +74,19 @@ impl Damage {
     }
 }
 
+/// How far a check is: paths, and bytes of their archives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checked {
+    /// Paths that were checked.
+    pub paths: usize,
+    /// Paths that there are.
+    pub all_paths: usize,
+    /// Bytes of the former.
+    pub bytes: u64,
+    /// Bytes of the latter.
+    pub all_bytes: u64,
+}
+
 impl LocalStore {
     /// Checks every valid path and tells `report` what is wrong; returns how many were checked.
     ///
@@ -84,16 +97,34 @@ impl LocalStore {
         check: CheckContents,
         report: &mut dyn FnMut(Damage),
     ) -> Result<usize, LocalStoreError> {
+        self.verify_heard(check, report, &mut |_| ())
+    }
+
+    /// Does what [`verify`](Self::verify) does, and says behind each path how far it is.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    pub fn verify_heard(
+        &self,
+        check: CheckContents,
+        report: &mut dyn FnMut(Damage),
+        hear: &mut dyn FnMut(Checked),
+    ) -> Result<usize, LocalStoreError> {
         let (valid, broken) =
             self.ask(|database| Ok((database.all()?, database.broken_references()?)))?;
         if broken > 0 {
             let database = self.layout.db_dir.join("db.sqlite");
             report(Damage::References { database, rows: broken });
         }
+        let all_bytes = valid.iter().fold(0, |sum: u64, (_, it)| sum.saturating_add(it.nar_size));
+        let mut checked = Checked { paths: 0, all_paths: valid.len(), bytes: 0, all_bytes };
         for (path, known) in &valid {
             if let Err(damage) = self.verify_path(path, known, check) {
                 report(damage);
             }
+            checked.paths += 1;
+            checked.bytes = checked.bytes.saturating_add(known.nar_size);
+            hear(checked);
         }
         Ok(valid.len())
     }
