@@ -1,10 +1,11 @@
 //! Putting a generation to work, and taking it out of work.
 //!
-//! Two kinds: `none` is the profile link alone, `exec` runs programs of the root. Nothing of a
-//! team runs as root unless the owners said so.
+//! Three kinds: `none` is the profile link alone, `exec` runs programs of the root, `systemd` starts
+//! its units. Nothing of a team runs as root unless the owners said so.
 
 mod exec;
 mod leftover;
+mod systemd;
 mod user;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ use crate::state::{Activation, Code, EpochVersion, Reason};
 
 pub(crate) use self::exec::PATH;
 pub(crate) use self::leftover::end as end_leftover;
+pub(crate) use self::systemd::apply::{Request as UnitsRequest, apply as apply_units};
+pub(crate) use self::systemd::{HostUnits, check as check_units};
 pub(crate) use self::user::{Host, choose};
 
 /// Something that was, or is to be, at work.
@@ -80,22 +83,51 @@ impl Program {
 
 /// Puts `new` to work where `old` was; either may be nothing. Returns the last lines of output.
 ///
-/// A root that is activated by `exec` takes over from its predecessor itself. One that has no
-/// such successor is deactivated.
+/// A root that is activated by `exec` or `systemd` takes over from one of its kind itself. One that
+/// has no such successor is taken out of work first.
 pub(crate) async fn put_to_work(
     place: &Place<'_>,
     old: Option<Work<'_>>,
     new: Option<Work<'_>>,
 ) -> Result<String, Failure> {
+    let units = |work: Option<Work<'_>>| work.and_then(|work| units_of(work.activation));
     let is_exec = |work: &Work<'_>| matches!(work.activation, Activation::Exec { .. });
-    if let Some(work) = new.filter(is_exec) {
-        return start(place, work, Program::Activate, old, new).await;
+    let mut log = String::new();
+    if let Some(owner) = units(old).filter(|owner| !units(new).is_some_and(|it| it.is_same(owner)))
+    {
+        log = systemd::take_over(place, &owner, None).await?;
     }
-    match old.filter(is_exec) {
-        Some(work) if has_program(place, work, Program::Deactivate) => {
-            start(place, work, Program::Deactivate, old, new).await
-        }
-        Some(_) | None => Ok(String::new()),
+    if let Some(work) = old.filter(is_exec)
+        && new.filter(is_exec).is_none()
+        && has_program(place, work, Program::Deactivate)
+    {
+        log = start(place, work, Program::Deactivate, old, new).await?;
+    }
+    if let Some(work) = new.filter(is_exec) {
+        log = start(place, work, Program::Activate, old, new).await?;
+    } else if let Some(owner) = units(new) {
+        log = systemd::take_over(place, &owner, new).await?;
+    }
+    Ok(log)
+}
+
+/// Starts the units of what ran when the host went down; others start nothing at boot.
+pub(crate) async fn start_at_boot(place: &Place<'_>, work: Work<'_>) -> Result<String, Failure> {
+    match units_of(work.activation) {
+        Some(owner) => systemd::start_at_boot(place, &owner, work).await,
+        None => Ok(String::new()),
+    }
+}
+
+/// Returns in whose manager something's units are, if it has any.
+fn units_of(activation: &Activation) -> Option<systemd::Owner> {
+    match activation {
+        Activation::Systemd { timeout, user, privileged } => Some(systemd::Owner {
+            user: user.clone(),
+            privileged: *privileged,
+            timeout: std::time::Duration::from_secs((*timeout).into()),
+        }),
+        Activation::None | Activation::Exec { .. } => None,
     }
 }
 
@@ -130,7 +162,7 @@ async fn start(
     ];
     let command = exec::Command {
         program: real_path(place.root, work.path).join(program.file()),
-        argument: place.link.to_owned(),
+        arguments: vec![place.link.into()],
         environment,
         account,
         state_dir: place.state_dir.to_owned(),

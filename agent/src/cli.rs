@@ -1,5 +1,6 @@
 //! The command line: one file a command, one line here for each.
 
+mod activate_boot;
 mod completions;
 mod config;
 mod copy_closure;
@@ -15,6 +16,7 @@ mod run;
 mod status;
 mod store;
 mod tuf_client;
+mod units;
 
 use std::path::{Path, PathBuf};
 
@@ -103,6 +105,10 @@ pub(crate) enum Command {
     Config(config::ConfigCommand),
     Completions(completions::CompletionsArgs),
     #[command(hide = true)]
+    ActivateBoot(activate_boot::ActivateBootArgs),
+    #[command(hide = true)]
+    Units(units::UnitsArgs),
+    #[command(hide = true)]
     TufClient(tuf_client::TufClientArgs),
 }
 
@@ -131,6 +137,8 @@ impl Command {
             | Self::Health(_)
             | Self::Config(_)
             | Self::Completions(_)
+            | Self::ActivateBoot(_)
+            | Self::Units(_)
             | Self::TufClient(_) => Ok(None),
         }
     }
@@ -168,6 +176,8 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Probl
         Command::Store(command) => store::run(command, context).await,
         Command::Config(command) => config::run(&command, context),
         Command::Completions(args) => completions::run(&args, context),
+        Command::ActivateBoot(args) => activate_boot::run(args, context).await,
+        Command::Units(args) => units::run(args, context).await,
         Command::TufClient(args) => tuf_client::run(args, context).await,
     }
 }

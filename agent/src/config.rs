@@ -220,6 +220,22 @@ mod tests {
     }
 
     #[test]
+    fn the_configuration_in_deploy_holds_every_key_and_is_valid() {
+        let text = include_str!("../../deploy/config/agent.toml");
+        parse(Path::new("agent.toml"), text).unwrap();
+        // With what it only shows; one of two keys for the same thing has to go.
+        let shown: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.starts_with("root_sha256"))
+            .map(|line| line.strip_prefix('#').filter(|it| !it.starts_with(' ')).unwrap_or(line))
+            .collect();
+        let config = parse(Path::new("agent.toml"), &shown.join("\n")).unwrap();
+        let file = Origin::File("agent.toml".into());
+        let missing: Vec<_> = config.values.iter().filter(|(.., origin)| *origin != file).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
     fn having_no_file_is_an_error_of_its_own() {
         let (_folder, config) = load_files(&[]);
         assert!(matches!(config, Err(ConfigError::Absent { .. })));

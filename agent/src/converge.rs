@@ -6,6 +6,7 @@
 //! journal before anything is done because of it; a process that dies anywhere leaves the next
 //! one a journal to compare with the host. Start at [`Converger::converge`].
 
+mod boot;
 mod error;
 mod examine;
 mod fetch;

@@ -12,8 +12,14 @@ use shared::policy::{Policy, ProfileRule, Take};
 use crate::state::{Activation, Checkup, Code, Desired, EpochVersion, Reason, Wanted};
 
 /// What this agent can do.
-pub(crate) const SUPPORTED: &[Feature] =
-    &[Feature::ActivationExec, Feature::ActivationNone, Feature::Health, Feature::Retire];
+pub(crate) const SUPPORTED: &[Feature] = &[
+    Feature::ActivationExec,
+    Feature::ActivationNone,
+    Feature::ActivationSystemd,
+    Feature::Health,
+    Feature::HealthUnit,
+    Feature::Retire,
+];
 
 /// The check that this host adds where its configuration asks for it.
 const REGISTRY_CHECK: &str = "host-registry";
@@ -44,6 +50,8 @@ pub(crate) struct HostRules<'a> {
     pub(crate) activations: Option<&'a [ActivationKind]>,
     /// Whether a switch that loses the registry is undone.
     pub(crate) keeps_registry: bool,
+    /// Whether it has a manager of units that checks can ask.
+    pub(crate) has_units: bool,
 }
 
 /// Returns what the documents ask of this host.
@@ -91,6 +99,11 @@ fn follow(
         return Err(Reason::new(Code::Epoch, text));
     }
     refuse_unsupported("the manifest", &manifest.unsupported(SUPPORTED))?;
+    if !rules.has_units && manifest.unsupported(&[]).contains(&Feature::HealthUnit) {
+        let text = "the manifest asks for health checks of systemd units, which this host's \
+            configuration (`activation.runner`) does not allow";
+        return Err(Reason::new(Code::NotAllowed, text));
+    }
     let version = EpochVersion { epoch: manifest.epoch, version: manifest.version };
     let retired = || Reason::new(Code::Retired, "the team retired the profile");
     match manifest.retire {
@@ -145,14 +158,23 @@ fn choose_activation(
 ) -> Result<Activation, Reason> {
     let manifest::Activation { kind, timeout } = manifest.activation;
     let not_allowed = |who: &str| {
-        let text = format!("{who} does not allow activation `{kind}` for `{}`", manifest.profile);
+        let profile = &manifest.profile;
+        let text = format!("{who} does not allow activation `{kind}` for `{profile}`");
         Err(Reason::new(Code::NotAllowed, text))
     };
     if !rule.activations.contains(&kind) {
         return not_allowed("the policy");
     }
     if activations.is_some_and(|allowed| !allowed.contains(&kind)) {
-        return not_allowed("this host's configuration");
+        let who = match kind {
+            ActivationKind::Systemd => {
+                "this host's configuration (`activation.runner`, `profiles.activations`)"
+            }
+            ActivationKind::Nixos | ActivationKind::Exec | ActivationKind::None => {
+                "this host's configuration"
+            }
+        };
+        return not_allowed(who);
     }
     if manifest.profile.is_system() && kind != ActivationKind::Nixos {
         let text = "`system` is the host's operating system, which only `nixos` activates";
@@ -163,7 +185,11 @@ fn choose_activation(
         ActivationKind::Exec => {
             Ok(Activation::Exec { timeout, user: rule.user.clone(), privileged: rule.privileged })
         }
-        ActivationKind::Nixos | ActivationKind::Systemd => {
+        ActivationKind::Systemd => {
+            let (user, privileged) = (rule.user.clone(), rule.privileged);
+            Ok(Activation::Systemd { timeout, user, privileged })
+        }
+        ActivationKind::Nixos => {
             let text = format!("this agent cannot do activation `{kind}`");
             Err(Reason::new(Code::Unsupported, text))
         }
@@ -227,7 +253,10 @@ mod tests {
         let host = facts();
         let documents = Documents { group: &group, profile: &profile, policy, manifest };
         let activations = Some(&[ActivationKind::Exec, ActivationKind::None][..]);
-        desire(&documents, &HostRules { host: &host, activations, keeps_registry: false })
+        desire(
+            &documents,
+            &HostRules { host: &host, activations, keeps_registry: false, has_units: false },
+        )
     }
 
     fn code(policy: impl FnOnce(&mut Value), change: impl FnOnce(&mut Value)) -> Code {
@@ -262,7 +291,8 @@ mod tests {
             move |manifest: &mut Value| manifest["activation"]["kind"] = json!(kind)
         };
         assert_eq!(code(nothing, kind("none")), Code::NotAllowed);
-        assert_eq!(code(nothing, kind("systemd")), Code::Unsupported);
+        assert_eq!(code(nothing, kind("systemd")), Code::NotAllowed);
+        assert_eq!(code(nothing, kind("nixos")), Code::Unsupported);
         let window = json!([{"cron": "0 2 * * *", "zone": "UTC", "length": 60}]);
         let windows = |document: &mut Value| document["windows"]["switch"] = window.clone();
         assert_eq!(code(nothing, windows), Code::Unsupported);
@@ -280,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn checks_of_units_are_refused_by_name() {
+    fn checks_of_units_are_refused_where_nobody_can_be_asked() {
         let check = json!({"name": "web", "kind": "unit", "unit": "web.service", "interval": 5,
             "timeout": 3, "retries": 3});
         let manifest = manifest(|manifest| {
@@ -290,13 +320,15 @@ mod tests {
         let Desired::Freeze { reason } = desired else { panic!("{desired:?}") };
         assert_eq!(
             reason.text,
-            "the manifest asks for health checks of systemd units, which this agent cannot do"
+            "the manifest asks for health checks of systemd units, which this host's configuration \
+             (`activation.runner`) does not allow"
         );
     }
 
     #[test]
     fn a_host_that_must_not_lose_its_registry_adds_a_check_of_its_own() {
-        let rules = HostRules { host: &facts(), activations: None, keeps_registry: true };
+        let rules =
+            HostRules { host: &facts(), activations: None, keeps_registry: true, has_units: false };
         let health = examine(&manifest(|_| {}), &rules);
         assert_eq!((health.problem(), health.checks.len(), health.deadline), (None, 1, 60));
         let asks = manifest(|manifest| {

@@ -63,6 +63,7 @@ impl<'a> Narrowing<'a> {
             host: &settings.host,
             activations: settings.activations.as_deref(),
             keeps_registry: settings.keeps_registry,
+            has_units: settings.has_units,
         };
         Self { allow: settings.allow.as_deref(), rules }
     }
@@ -212,7 +213,8 @@ mod tests {
             system: "x86_64-linux".parse().unwrap(),
             labels: BTreeMap::new(),
         };
-        let rules = HostRules { host: &host, activations: None, keeps_registry: false };
+        let rules =
+            HostRules { host: &host, activations: None, keeps_registry: false, has_units: false };
         let narrowing = Narrowing { allow, rules };
         let asked = ask(&groups, narrowing, known);
         let told: Vec<_> = asked

@@ -2,6 +2,7 @@
 //!
 //! The daemon goes round for ever, `agent once` a single time; both order the same.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use shared::closure::ClosureIndex;
@@ -12,6 +13,7 @@ use shared::problem::{Kind, Problem, chain};
 use store::cache::{Location, Network, NetworkOptions};
 use store::substitute::{Limits, Observer};
 
+use crate::activate::HostUnits;
 use crate::caches::Caches;
 use crate::client::{
     Client, ClosureError, ClosureSource, Documents, GroupDocuments, News, Poll, Trouble,
@@ -19,6 +21,7 @@ use crate::client::{
 use crate::config::{ExtraCache, Settings};
 use crate::converge::{Closures, ConvergeError, Converger, Order, Place};
 use crate::health::Tools;
+use crate::health::units::Units;
 use crate::orders::{self, Asked, Groups, Known, Narrowing, Published};
 use crate::state::{Code, Profile, Reason};
 
@@ -133,7 +136,7 @@ pub(crate) fn place(settings: &Settings) -> Place {
         tools: Tools {
             realm: settings.realm.clone(),
             registry: settings.registry.clone(),
-            units: None,
+            units: settings.has_units.then(|| Arc::new(HostUnits) as Arc<dyn Units>),
         },
     }
 }

@@ -65,6 +65,15 @@ pub(crate) enum Activation {
         /// Whether the owners gave the profile root's rights.
         privileged: bool,
     },
+    /// The systemd units of the root.
+    Systemd {
+        /// Seconds that all of them together may take to start.
+        timeout: u32,
+        /// The user that the policy names.
+        user: Option<UserName>,
+        /// Whether the owners gave the profile root's rights.
+        privileged: bool,
+    },
 }
 
 /// When a profile counts as healthy, and as whom its commands find out.
@@ -450,9 +459,14 @@ impl Running {
             (
                 Activation::Exec { user, privileged, timeout: _ },
                 Activation::Exec { user: other_user, privileged: other, timeout: _ },
+            )
+            | (
+                Activation::Systemd { user, privileged, timeout: _ },
+                Activation::Systemd { user: other_user, privileged: other, timeout: _ },
             ) => user == other_user && privileged == other,
-            (Activation::None, Activation::Exec { .. })
-            | (Activation::Exec { .. }, Activation::None) => false,
+            (Activation::None, Activation::Exec { .. } | Activation::Systemd { .. })
+            | (Activation::Exec { .. }, Activation::None | Activation::Systemd { .. })
+            | (Activation::Systemd { .. }, Activation::None | Activation::Exec { .. }) => false,
         };
         self.path == wanted.path && same_way && !self.unsure
     }

@@ -192,19 +192,32 @@ impl Builder {
     }
 
     /// Builds a root of these executable files, with references; returns its store path.
+    #[must_use]
+    pub fn add(&self, name: &str, files: &[(&str, &str)], references: &[&str]) -> String {
+        // Mentioned, as everything that is referred to is.
+        let mention = |text: &str| format!("{text}\n# {}\n", references.join(" "));
+        let files: Vec<_> = files.iter().map(|(file, text)| (*file, mention(text))).collect();
+        let files: Vec<_> = files.iter().map(|(file, text)| (*file, &**text, 0o755)).collect();
+        self.add_files(name, &files, references)
+    }
+
+    /// Builds a root of exactly these files, each with its mode; returns its store path.
     ///
     /// # Panics
     /// When that fails.
     #[must_use]
-    pub fn add(&self, name: &str, files: &[(&str, &str)], references: &[&str]) -> String {
+    pub fn add_files(
+        &self,
+        name: &str,
+        files: &[(&str, &str, u32)],
+        references: &[&str],
+    ) -> String {
         let source = tempfile::tempdir_in(self.folder.path()).expect("a temporary folder");
-        for (file, text) in files {
+        for (file, text, mode) in files {
             let file = source.path().join(file);
             fs::create_dir_all(file.parent().unwrap_or(Path::new("/"))).expect("it is ours");
-            // Mentioned, as everything that is referred to is.
-            let text = format!("{text}\n# {}\n", references.join(" "));
             fs::write(&file, text).expect("it is ours");
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("it is ours");
+            fs::set_permissions(&file, fs::Permissions::from_mode(*mode)).expect("it is ours");
         }
         let mut add = shoal("agent");
         add.args(["store", "add", "--name", name, "--root"]).arg(self.root()).arg(source.path());

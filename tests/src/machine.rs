@@ -24,7 +24,7 @@ use crate::{
     process::{Ran, Service, bin, run, tool},
 };
 
-/// The address of the fleet's bridge, where whoever is [`Fleet::inside`] listens.
+/// The address of the fleet's bridge, where listens whoever is [`on_the_network_of`] it.
 pub const GATEWAY: &str = "10.77.0.1";
 
 /// What keeps a fleet: it ends with its standard input, and leaves nothing behind.
@@ -78,6 +78,15 @@ const BOOT: &str = r#"
         --machine="$NAME" --network-namespace-path="/run/netns/$NAME" \
         --bind-ro="$AGENT:/usr/local/bin/agent" --boot
 "#;
+
+/// Prepares to run a program of this machine in the network of a fleet, at [`GATEWAY`].
+#[must_use]
+pub fn on_the_network_of(holder: Pid, program: &Path) -> Command {
+    let mut entered = tool("nsenter");
+    entered.arg(format!("--target={}", holder.as_raw_nonzero())).arg("--net");
+    entered.arg("--").arg(program);
+    entered
+}
 
 /// Machines that reach each other, and nothing else.
 #[derive(Debug)]
@@ -149,16 +158,6 @@ impl Fleet {
         let mut machine = Machine { fleet: self, name: name.to_owned(), address, running: None };
         machine.start();
         machine
-    }
-
-    /// Returns the same command, to be run in the fleet's network, at [`GATEWAY`].
-    #[must_use]
-    pub fn inside(&self, command: &Command) -> Command {
-        let mut entered = tool("nsenter");
-        entered.arg(format!("--target={}", self.holder.as_raw_nonzero())).arg("--net");
-        entered.arg("--").arg(command.get_program()).args(command.get_args());
-        entered.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
-        entered
     }
 
     /// Returns the process id of whoever holds all namespaces.

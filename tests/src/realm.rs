@@ -8,7 +8,13 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::{Service, run, scratch, shoal};
+use rustix::process::Pid;
+
+use crate::{
+    Service, bin,
+    machine::{Fleet, GATEWAY, on_the_network_of},
+    run, scratch, shoal,
+};
 
 /// A registry that runs, and whoever set its realm up.
 #[derive(Debug)]
@@ -19,6 +25,15 @@ pub struct Realm {
     /// Where the registry is.
     pub url: String,
     server: Option<Service>,
+    network: Option<Network>,
+}
+
+/// Where a realm is that is not on this machine's own network.
+#[derive(Debug)]
+struct Network {
+    holder: Pid,
+    /// What its registry serves as a binary cache.
+    cache: PathBuf,
 }
 
 impl Default for Realm {
@@ -34,10 +49,24 @@ impl Realm {
     /// When that fails.
     #[must_use]
     pub fn new() -> Self {
+        Self::on(None)
+    }
+
+    /// Sets a realm `main` up on the network of a fleet, and starts its registry there, which serves
+    /// the folder `cache` at [`Realm::cache_url`].
+    ///
+    /// # Panics
+    /// When that fails.
+    #[must_use]
+    pub fn in_fleet(fleet: &Fleet, cache: &Path) -> Self {
+        Self::on(Some(Network { holder: fleet.holder(), cache: cache.to_owned() }))
+    }
+
+    fn on(network: Option<Network>) -> Self {
         let folder = scratch();
         fs::write(folder.path().join("passphrase"), "open sesame\n").expect("it is ours");
         let mut realm =
-            Self { folder, fingerprint: String::new(), url: String::new(), server: None };
+            Self { folder, fingerprint: String::new(), url: String::new(), server: None, network };
         let data = realm.data();
         let init = ["init", "--data", data.to_str().expect("a plain path")];
         let printed = run(realm.operator().registry().args(init).args(realm.passphrase())).ok();
@@ -51,12 +80,29 @@ impl Realm {
     /// # Panics
     /// When it does not start.
     pub fn start(&mut self) {
-        let mut serve = shoal("registry");
-        serve.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(self.data());
+        let mut serve = self.registry();
+        let address = if self.network.is_some() { GATEWAY } else { "127.0.0.1" };
+        serve.args(["serve", "--listen", &format!("{address}:0"), "--data"]).arg(self.data());
+        if let Some(network) = &self.network {
+            serve.arg("--cache").arg(&network.cache);
+        }
         serve.env("HOME", self.folder.path());
         let server = Service::start(&mut serve, "http://");
         self.url = server.url();
         self.server = Some(server);
+    }
+
+    /// Returns where the registry of a fleet serves a cache.
+    #[must_use]
+    pub fn cache_url(&self) -> String {
+        format!("{}/cache/", self.url)
+    }
+
+    fn registry(&self) -> Command {
+        match &self.network {
+            Some(network) => on_the_network_of(network.holder, &bin("registry")),
+            None => shoal("registry"),
+        }
     }
 
     /// Stops the registry as a power cut would.
@@ -156,7 +202,7 @@ impl Signer<'_> {
     /// Prepares a command of theirs.
     #[must_use]
     pub fn registry(&self) -> Command {
-        let mut command = shoal("registry");
+        let mut command = self.realm.registry();
         command.env("HOME", &self.home).env("SHOAL_REGISTRY", &self.realm.url);
         command
     }

@@ -54,6 +54,8 @@ mod small_disk;
 #[cfg(test)]
 mod substitution;
 #[cfg(test)]
+mod systemd;
+#[cfg(test)]
 mod tls;
 #[cfg(test)]
 mod tuf_client;

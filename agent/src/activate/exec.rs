@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(super) const GRACE: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_millis(500);
 
 /// Lets the program start once it is written down that it runs.
-const GATE: &str = r#"read -r _ || exit; unset _ PWD OLDPWD SHLVL; exec "$0" "$1" < /dev/null"#;
+const GATE: &str = r#"read -r _ || exit; unset _ PWD OLDPWD SHLVL; exec "$0" "$@" < /dev/null"#;
 
 /// Most output that is kept: the end of it, for journal and report.
 const MAX_LOG: usize = 4096;
@@ -38,8 +38,8 @@ const MAX_LOG: usize = 4096;
 pub(crate) struct Command {
     /// The program.
     pub(crate) program: PathBuf,
-    /// Its one argument.
-    pub(crate) argument: PathBuf,
+    /// Its arguments.
+    pub(crate) arguments: Vec<OsString>,
     /// Its whole environment.
     pub(crate) environment: Vec<(&'static str, OsString)>,
     /// Whom it runs as, if not as us.
@@ -132,6 +132,11 @@ async fn run_to_end(command: &Command, log: &Log) -> Result<(), Problem> {
     status
 }
 
+/// Finds a program of the host's.
+pub(super) fn find(name: &str) -> Option<PathBuf> {
+    PATH.split(':').map(|folder| Path::new(folder).join(name)).find(|path| path.is_file())
+}
+
 /// The shell only tells a number for what a person should read.
 fn check_executable(command: &Command) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
@@ -148,7 +153,7 @@ fn spawn(command: &Command) -> io::Result<Child> {
     child
         .args(["-c", GATE])
         .arg(&command.program)
-        .arg(&command.argument)
+        .args(&command.arguments)
         .current_dir("/")
         .env_clear()
         .envs(command.environment.iter().map(|(name, value)| (name, value)))
@@ -225,7 +230,7 @@ mod tests {
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         let command = Command {
             program,
-            argument: "/the/link".into(),
+            arguments: vec!["/the/link".into()],
             environment: vec![("PATH", PATH.into()), ("SHOAL_PROFILE", "web".into())],
             account: None,
             state_dir: folder.path().to_owned(),
@@ -269,7 +274,7 @@ mod tests {
     async fn a_missing_program_is_told() {
         let command = Command {
             program: "/nonexistent/bin/activate".into(),
-            argument: "/".into(),
+            arguments: Vec::new(),
             environment: Vec::new(),
             account: None,
             state_dir: "/nonexistent".into(),

@@ -93,15 +93,22 @@ impl Host {
         Ok(Self { uid, passwd: std::fs::read_to_string("/etc/passwd")?, taken })
     }
 
+    /// Returns the first account of a user id.
+    pub(super) fn account(&self, uid: u32) -> Option<Account> {
+        self.accounts().map(|(_, account)| account).find(|account| account.uid == uid)
+    }
+
     fn find(&self, user: &UserName) -> Option<Account> {
-        self.passwd.lines().find_map(|line| {
+        self.accounts().find(|(name, _)| *name == user.as_str()).map(|(_, account)| account)
+    }
+
+    fn accounts(&self) -> impl Iterator<Item = (&str, Account)> {
+        self.passwd.lines().filter_map(|line| {
             let mut fields = line.split(':');
-            if fields.next() != Some(user.as_str()) {
-                return None;
-            }
+            let name = fields.next()?;
             let uid = fields.nth(1)?.parse().ok()?;
             let gid = fields.next()?.parse().ok()?;
-            Some(Account { uid, gid })
+            Some((name, Account { uid, gid }))
         })
     }
 }

@@ -59,6 +59,8 @@ pub(crate) struct Settings {
     pub(crate) extra_caches: Vec<ExtraCache>,
     /// The profiles that this host takes, if it narrows the policies' lists.
     pub(crate) allow: Option<Vec<ProfilePattern>>,
+    /// Whether systemd is asked to start units, and for their state.
+    pub(crate) has_units: bool,
     /// The kinds of activation that this host takes, if it narrows the policies' lists.
     pub(crate) activations: Option<Vec<ActivationKind>>,
     /// Whether a switch that loses the registry is undone.
@@ -189,8 +191,10 @@ impl ProfilePattern {
 /// Who runs activation programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Runner {
-    /// They are children of the agent.
+    /// They are children of the agent; no units are started.
     Child,
+    /// systemd is there, and starts the units of profiles.
+    Systemd,
 }
 
 impl Settings {
@@ -212,8 +216,9 @@ impl Settings {
             health,
         } = merged.written()?;
         let check = Check(merged);
-        // Only one is built, so that there is nothing to remember.
-        check.parse::<Runner>("activation.runner", &activation.runner)?;
+        let runner = check.parse("activation.runner", &activation.runner)?;
+        let activations =
+            check.maybe_each("profiles.activations", profiles.activations.as_deref())?;
         let name = match host.name {
             Some(name) => name,
             None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -243,8 +248,8 @@ impl Settings {
             store: check.store(store)?,
             extra_caches: check.caches(cache)?,
             allow: check.maybe_each("profiles.allow", profiles.allow.as_deref())?,
-            activations: check
-                .maybe_each("profiles.activations", profiles.activations.as_deref())?,
+            has_units: runner == Runner::Systemd,
+            activations: available(runner, activations),
             keeps_registry: health.registry,
             gc: Gc {
                 keep: gc.keep.map(|keep| usize::try_from(keep).unwrap_or(usize::MAX)),
@@ -254,6 +259,19 @@ impl Settings {
                 max_free: gc.max_free,
             },
         })
+    }
+}
+
+/// Returns the kinds of activation that are left if the runner cannot do all.
+fn available(runner: Runner, allowed: Option<Vec<ActivationKind>>) -> Option<Vec<ActivationKind>> {
+    match runner {
+        Runner::Systemd => allowed,
+        Runner::Child => {
+            let all = vec![ActivationKind::Exec, ActivationKind::None, ActivationKind::Nixos];
+            let mut left = allowed.unwrap_or(all);
+            left.retain(|kind| *kind != ActivationKind::Systemd);
+            Some(left)
+        }
     }
 }
 
@@ -290,7 +308,8 @@ impl FromStr for Runner {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "child" => Ok(Self::Child),
-            other => Err(format!("`{other}` is no runner of this version, only `child` is")),
+            "systemd" => Ok(Self::Systemd),
+            other => Err(format!("`{other}` is no runner: `systemd` and `child` are")),
         }
     }
 }

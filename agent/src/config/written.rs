@@ -57,7 +57,7 @@ max_free = 0
 [health]
 registry = false
 
-# Units are not started by this version, so programs are this process's children.
+# `systemd` where it is the host's init: without it no units can be started.
 [activation]
 runner = "child"
 "#;

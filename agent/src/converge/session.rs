@@ -202,12 +202,18 @@ impl Session {
         }
         let (user, privileged) = (&wanted.checkup.user, wanted.checkup.privileged);
         let runs_programs = match &wanted.activation {
-            Activation::Exec { .. } => true,
+            Activation::Exec { .. } | Activation::Systemd { .. } => true,
             Activation::None => wanted.checkup.needs_user(),
         };
         let host = self.inner.host(&self.profile.name)?;
         if runs_programs && let Err(error) = activate::choose(&host, user.as_ref(), privileged) {
             return Ok(not_ready(Code::UserRefused, error.to_string()));
+        }
+        if let Some(work) = work_of_target(&Target::Wanted { wanted: wanted.clone() })
+            && let Activation::Systemd { .. } = work.activation
+            && let Err(reason) = activate::check_units(&self.place(&host), work)
+        {
+            return Ok(Event::NotReady(wanted.path.clone(), reason));
         }
         Ok(Event::LockTaken(ready))
     }
@@ -316,25 +322,37 @@ impl Session {
         new: Option<Work<'_>>,
     ) -> Result<Result<String, Failure>, ConvergeError> {
         let host = self.inner.host(&self.profile.name)?;
-        let place = activate::Place {
+        let place = self.place(&host);
+        Ok(runtime()?.block_on(activate::put_to_work(&place, old, new)))
+    }
+
+    /// Starts the units of what is to run on a host that boots; the text says why not.
+    pub(super) fn start_at_boot(
+        &self,
+        work: Work<'_>,
+    ) -> Result<Result<(), String>, ConvergeError> {
+        let host = self.inner.host(&self.profile.name)?;
+        let place = self.place(&host);
+        let started = activate::start_at_boot(&place, work);
+        Ok(runtime()?.block_on(started).map(drop).map_err(|failure| failure.reason.text))
+    }
+
+    fn place<'a>(&'a self, host: &'a activate::Host) -> activate::Place<'a> {
+        activate::Place {
             root: &self.inner.place.root,
             state_dir: &self.inner.place.state_dir,
             link: self.links.link(),
             group: self.profile.group.as_ref(),
             profile: &self.profile.name,
-            host: &host,
-        };
-        // A runtime of its own: the switch goes on while the process's shuts down.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime: Runtime = runtime.map_err(ConvergeError::Prepare)?;
-        Ok(runtime.block_on(activate::put_to_work(&place, old, new)))
+            host,
+        }
     }
 
     fn keep_log(&mut self, log: &str) {
         self.profile.record.get_or_insert_default().log = human::redact(log);
     }
 
-    fn link(&self) -> Result<Option<Link>, ConvergeError> {
+    pub(super) fn link(&self) -> Result<Option<Link>, ConvergeError> {
         Ok(self.links.current()?.map(link_of))
     }
 
@@ -357,15 +375,21 @@ impl Session {
     }
 }
 
+/// Returns a runtime of its own: the switch goes on while the process's shuts down.
+fn runtime() -> Result<Runtime, ConvergeError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(ConvergeError::Prepare)
+}
+
 fn link_of(generation: Generation) -> Link {
     Link { generation: generation.number, path: generation.path }
 }
 
-const fn work_of_running(running: &Running) -> Work<'_> {
+pub(super) const fn work_of_running(running: &Running) -> Work<'_> {
     Work { path: &running.path, activation: &running.activation, version: running.version }
 }
 
-const fn work_of_target(target: &Target) -> Option<Work<'_>> {
+pub(super) const fn work_of_target(target: &Target) -> Option<Work<'_>> {
     match target {
         Target::Wanted { wanted: Wanted { path, activation, version, .. } } => {
             Some(Work { path, activation, version: Some(*version) })

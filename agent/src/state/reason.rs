@@ -77,6 +77,8 @@ pub(crate) enum Code {
     DeactivationFailed,
     /// The user that the policy names cannot be used.
     UserRefused,
+    /// The units of the root may not, or cannot, be installed.
+    UnitsRefused,
     /// Health checks did not pass after a switch.
     HealthFailed,
     /// What runs was confirmed, and no longer passes its checks.
@@ -147,6 +149,7 @@ impl Code {
             | Self::StoreFailed
             | Self::StateFailed
             | Self::UserRefused
+            | Self::UnitsRefused
             | Self::Ready => StateWord::Waiting,
         }
     }

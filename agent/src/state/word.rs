@@ -132,7 +132,10 @@ impl Profile {
                 Code::Conflict => "agent store verify".to_owned(),
                 Code::DiskFull => "agent gc".to_owned(),
                 Code::RefusedBytes | Code::StoreFailed => format!("agent retry {name}"),
-                Code::Unsupported | Code::NotAllowed | Code::VersionWentBack => {
+                Code::Unsupported
+                | Code::NotAllowed
+                | Code::VersionWentBack
+                | Code::UnitsRefused => {
                     format!("agent plan {name}")
                 }
                 Code::ProfileClaimedTwice => "agent plan".to_owned(),

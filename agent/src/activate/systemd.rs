@@ -1,0 +1,221 @@
+//! Activation of systemd units: those of the root take over from those that are installed.
+//!
+//! A privileged profile's units are the host's. Any other's run in the manager of its own user, so
+//! that no directive of theirs can make anything run as somebody else: what we did not give, that
+//! manager cannot give on. Which units are taken, and what is started, says [`root`].
+
+pub(crate) mod apply;
+mod ask;
+mod links;
+mod manager;
+mod plan;
+mod root;
+mod unit;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use shared::id::{ProfileName, UserName};
+use shared::problem::chain;
+
+pub(crate) use self::ask::HostUnits;
+use self::manager::{Manager, Verb};
+use super::exec;
+use super::user::{Account, choose};
+use super::{Failure, Place, Work, real_path};
+use crate::state::{Code, Reason};
+
+/// How long systemd may take to start or stop the manager of a user.
+const MANAGER_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long the journal may take to tell why a unit failed.
+const JOURNAL_LIMIT: Duration = Duration::from_secs(20);
+
+/// Lines of the journal that go into the log of an attempt that failed.
+const JOURNAL_LINES: u32 = 25;
+
+/// In whose manager units are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Owner {
+    /// The user that the policy names.
+    pub(super) user: Option<UserName>,
+    /// Whether the owners gave the profile root's rights.
+    pub(super) privileged: bool,
+    /// How long a step may take.
+    pub(super) timeout: Duration,
+}
+
+/// Says why the units of a root cannot be installed, before anything is changed.
+pub(crate) fn check(place: &Place<'_>, work: Work<'_>) -> Result<(), Reason> {
+    let path = real_path(place.root, work.path);
+    root::Units::read(place.root, &path, place.profile).map(drop).map_err(|error| {
+        Reason::new(Code::UnitsRefused, format!("units of `{}`: {}", work.path, chain(&error)))
+    })
+}
+
+impl Owner {
+    /// Returns whether it is the same manager.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.user == other.user && self.privileged == other.privileged
+    }
+}
+
+/// Lets the units of `new` take over in the manager of `owner`; none, if that is nothing.
+pub(super) async fn take_over(
+    place: &Place<'_>,
+    owner: &Owner,
+    new: Option<Work<'_>>,
+) -> Result<String, Failure> {
+    install(place, owner, new, false).await
+}
+
+/// Lets the units of `work` be started when their turn comes, on a host that boots.
+pub(super) async fn start_at_boot(
+    place: &Place<'_>,
+    owner: &Owner,
+    work: Work<'_>,
+) -> Result<String, Failure> {
+    install(place, owner, Some(work), true).await
+}
+
+async fn install(
+    place: &Place<'_>,
+    owner: &Owner,
+    new: Option<Work<'_>>,
+    is_boot: bool,
+) -> Result<String, Failure> {
+    let refused = |error: super::user::UserError| failure(Code::UserRefused, error.to_string());
+    let account = choose(place.host, owner.user.as_ref(), owner.privileged).map_err(refused)?;
+    if let Some(account) = account {
+        lend_manager(account, true).await?;
+    }
+    let uid = account.map_or(place.host.uid, |account| account.uid);
+    let runtime = (uid != 0).then(|| PathBuf::from(format!("/run/user/{uid}")));
+    let done = run_apply(place, owner, new, account, runtime, is_boot).await;
+    match (&done, account, new) {
+        (Err(failed), ..) => {
+            let told = journal(place, uid).await;
+            let log = format!("{}\n{told}", failed.log);
+            return Err(Failure { reason: failed.reason.clone(), log: log.trim().to_owned() });
+        }
+        // Whatever else the user left behind ends with its manager.
+        (Ok(_), Some(account), None) => lend_manager(account, false).await?,
+        (Ok(_), ..) => {}
+    }
+    done
+}
+
+/// Runs `agent units` as whoever owns the manager.
+async fn run_apply(
+    place: &Place<'_>,
+    owner: &Owner,
+    new: Option<Work<'_>>,
+    account: Option<Account>,
+    runtime: Option<PathBuf>,
+    is_boot: bool,
+) -> Result<String, Failure> {
+    let cannot = |error: std::io::Error| {
+        failure(Code::ActivationFailed, format!("cannot find this program: {error}"))
+    };
+    let mut arguments: Vec<OsString> = vec!["units".into(), "--profile".into()];
+    arguments.extend([place.profile.as_str().into(), "--store-root".into(), place.root.into()]);
+    if let Some(work) = new {
+        arguments.extend(["--new".into(), real_path(place.root, work.path).into_os_string()]);
+    }
+    if let Some(runtime) = &runtime {
+        arguments.extend(["--user".into(), runtime.into()]);
+    }
+    if is_boot {
+        arguments.push("--boot".into());
+    }
+    let command = exec::Command {
+        program: program().map_err(cannot)?,
+        arguments,
+        environment: vec![("PATH", exec::PATH.into())],
+        account,
+        state_dir: place.state_dir.to_owned(),
+        timeout: owner.timeout,
+    };
+    exec::run(&command).await.map_err(|failed| {
+        let last = failed.log.lines().last().unwrap_or_default();
+        let (code, text) = match &failed.problem {
+            exec::Problem::Timeout(_) => {
+                (Code::ActivationTimeout, format!("starting the units {}", failed.problem))
+            }
+            exec::Problem::Ended(_) if !last.is_empty() => {
+                let text = last.strip_prefix("error[units]: ").unwrap_or(last);
+                (Code::ActivationFailed, text.to_owned())
+            }
+            exec::Problem::Start(_) | exec::Problem::Ended(_) => {
+                (Code::ActivationFailed, format!("starting the units {}", failed.problem))
+            }
+        };
+        Failure { reason: Reason::new(code, text), log: failed.log }
+    })
+}
+
+/// Returns this program's file; after an upgrade in place, what is there by now.
+fn program() -> std::io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    let replaced = path.to_str().and_then(|path| path.strip_suffix(" (deleted)"));
+    Ok(replaced.map_or(path.clone(), PathBuf::from))
+}
+
+/// Starts the manager of a user and lets it run without anybody being logged in; or ends it.
+async fn lend_manager(account: Account, lend: bool) -> Result<(), Failure> {
+    let unit = format!("user@{}.service", account.uid);
+    let work = async {
+        let host = Manager::of_host().await?;
+        host.set_linger(account.uid, lend).await?;
+        host.run(if lend { Verb::Start } else { Verb::Stop }, [unit.as_str()]).await
+    };
+    let failed = |why: String| {
+        let text = format!("the manager of the profile's user, `{unit}`: {why}");
+        failure(Code::ActivationFailed, text)
+    };
+    match tokio::time::timeout(MANAGER_LIMIT, work).await {
+        Ok(done) => done.map_err(|error| failed(chain(&error))),
+        Err(_) => Err(failed(format!("took longer than {} s", MANAGER_LIMIT.as_secs()))),
+    }
+}
+
+/// Returns the last words of the profile's units, as far as the journal tells.
+async fn journal(place: &Place<'_>, uid: u32) -> String {
+    let lines = format!("--lines={JOURNAL_LINES}");
+    let mut arguments =
+        ["--quiet", "--no-pager", "--boot", "--output=cat", &lines].map(ToOwned::to_owned).to_vec();
+    if uid == 0 {
+        arguments.extend(patterns(place.profile).map(|pattern| format!("--unit={pattern}")));
+    } else {
+        arguments.push(format!("_UID={uid}"));
+    }
+    // First of all, whatever they said must have arrived.
+    drop(journalctl(place, vec!["--sync".to_owned()]).await);
+    journalctl(place, arguments).await.unwrap_or_default()
+}
+
+async fn journalctl(place: &Place<'_>, arguments: Vec<String>) -> Option<String> {
+    let command = exec::Command {
+        program: exec::find("journalctl")?,
+        arguments: arguments.into_iter().map(Into::into).collect(),
+        environment: vec![("PATH", exec::PATH.into())],
+        account: None,
+        state_dir: place.state_dir.to_owned(),
+        timeout: JOURNAL_LIMIT,
+    };
+    let told = exec::run(&command).await.inspect_err(|failed| {
+        tracing::warn!(log = failed.log, "the journal does not tell: it {}", failed.problem);
+    });
+    told.ok()
+}
+
+/// Returns patterns that all units of a profile fit, and no others: a name holds nothing that means
+/// something in a pattern.
+fn patterns(profile: &ProfileName) -> [String; 3] {
+    [format!("{profile}.*"), format!("{profile}_*"), format!("{profile}@*")]
+}
+
+fn failure(code: Code, text: String) -> Failure {
+    Failure { reason: Reason::new(code, text), log: String::new() }
+}

@@ -1,0 +1,7 @@
+//! Hosts with systemd, from a published manifest to units that run: real machines, the agent as
+//! their unit, installed from `deploy/` as an operator does it.
+
+mod boot;
+mod confined;
+mod lab;
+mod services;
