@@ -12,6 +12,7 @@ mod host;
 mod once;
 mod pin;
 mod plan;
+mod recover;
 mod run;
 mod status;
 mod store;
@@ -95,6 +96,7 @@ pub(crate) enum Command {
     Pin(pin::PinArgs),
     Unpin(pin::UnpinArgs),
     Retry(pin::RetryArgs),
+    Recover(recover::RecoverArgs),
     Confirm(pin::ConfirmArgs),
     Health(health::HealthArgs),
     CopyClosure(copy_closure::CopyClosureArgs),
@@ -133,6 +135,7 @@ impl Command {
             | Self::Pin(_)
             | Self::Unpin(_)
             | Self::Retry(_)
+            | Self::Recover(_)
             | Self::Confirm(_)
             | Self::Health(_)
             | Self::Config(_)
@@ -171,6 +174,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Probl
         Command::Retry(args) => pin::retry(args, context).await,
         Command::Confirm(args) => pin::confirm(args, context).await,
         Command::Health(args) => health::run(args, context).await,
+        Command::Recover(args) => recover::run(args, context).await,
         Command::CopyClosure(args) => copy_closure::run(args, context).await,
         Command::Gc(args) => gc::run(args, context).await,
         Command::Store(command) => store::run(command, context).await,

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use self::session::Session;
 use crate::caches::Caches;
 use crate::config::Gc;
+use crate::dead_man::DeadMan;
 use crate::files;
 use crate::floors::Floors;
 use crate::health::Tools;
@@ -55,6 +56,8 @@ pub(crate) struct Place {
     pub(crate) root: PathBuf,
     /// What health checks ask with.
     pub(crate) tools: Tools,
+    /// Who undoes a switch that this process does not live to confirm, where systemd wakes him.
+    pub(crate) dead_man: Option<DeadMan>,
 }
 
 /// When to stop half-way. A switch comes to its end whatever is cancelled.
@@ -287,6 +290,46 @@ impl Converger {
             session.feed(Event::Confirm)
         };
         self.locked(name, None, confirm).await
+    }
+
+    /// Undoes the attempt of this id, if it is under way and nobody has moved the link on; returns
+    /// what has become of its profile.
+    ///
+    /// A journal that this program cannot read is left as it is: it may be of a newer one.
+    pub(crate) async fn expire(
+        &self,
+        id: &str,
+        stop: &CancellationToken,
+    ) -> Result<Option<Profile>, ConvergeError> {
+        let mut unread = None;
+        for name in self.inner.journal.names()? {
+            let is_it = |profile: &Profile| profile.attempt().is_some_and(|it| it.id == id);
+            match self.inner.journal.read(&name) {
+                Ok(Some(profile)) if is_it(&profile) => {
+                    let id = id.to_owned();
+                    let expire = move |session: &mut Session| session.expire(id);
+                    let profile = self.locked(name, None, expire).await?;
+                    return self.attend(profile, stop).await.map(Some);
+                }
+                Ok(_) => {}
+                Err(error) => unread = Some(error),
+            }
+        }
+        unread.map_or(Ok(None), |error| Err(error.into()))
+    }
+
+    /// Arms the dead man again for every attempt that is under way, because a boot forgets him;
+    /// returns their profiles.
+    pub(crate) fn watch_again(&self) -> Result<Vec<Profile>, ConvergeError> {
+        let mut watched = Vec::new();
+        for profile in self.profiles()? {
+            if let (Some(dead_man), Some(attempt)) = (&self.inner.place.dead_man, profile.attempt())
+            {
+                dead_man.arm(&attempt.id, attempt.target.limit())?;
+                watched.push(profile);
+            }
+        }
+        Ok(watched)
     }
 
     /// Returns all profiles as the journal has them; takes no lock and changes nothing.

@@ -12,6 +12,7 @@ mod config;
 mod converge;
 mod crash;
 mod daemon;
+mod dead_man;
 mod desired;
 mod enroll;
 mod files;

@@ -18,8 +18,9 @@ use crate::caches::Caches;
 use crate::client::{
     Client, ClosureError, ClosureSource, Documents, GroupDocuments, News, Poll, Trouble,
 };
-use crate::config::{ExtraCache, Settings};
+use crate::config::{ExtraCache, Runner, Settings};
 use crate::converge::{Closures, ConvergeError, Converger, Order, Place};
+use crate::dead_man::DeadMan;
 use crate::health::Tools;
 use crate::health::units::Units;
 use crate::orders::{self, Asked, Groups, Known, Narrowing, Published};
@@ -129,7 +130,10 @@ fn network(settings: &Settings) -> NetworkOptions {
 
 /// Returns where the agent of these settings keeps what it changes.
 pub(crate) fn place(settings: &Settings) -> Place {
+    let dead_man =
+        || DeadMan::new(&settings.state_dir, settings.written.clone(), &settings.store.root);
     Place {
+        dead_man: (settings.runner == Runner::Systemd).then(dead_man),
         state_dir: settings.state_dir.clone(),
         realm: settings.realm.clone(),
         root: settings.store.root.clone(),

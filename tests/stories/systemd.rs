@@ -3,5 +3,6 @@
 
 mod boot;
 mod confined;
+mod dead_man;
 mod lab;
 mod services;

@@ -69,6 +69,10 @@ pub(crate) struct Settings {
     pub(crate) gc: Gc,
     /// What the daemon shows, and to whom.
     pub(crate) daemon: Daemon,
+    /// Who runs activation programs.
+    pub(crate) runner: Runner,
+    /// All of this in one text, as it was written, with the defaults.
+    pub(crate) written: String,
 }
 
 /// What the daemon shows, and to whom.
@@ -190,7 +194,7 @@ impl ProfilePattern {
 
 /// Who runs activation programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Runner {
+pub(crate) enum Runner {
     /// They are children of the agent; no units are started.
     Child,
     /// systemd is there, and starts the units of profiles.
@@ -229,6 +233,8 @@ impl Settings {
             groups: check.each("groups", &groups)?,
             daemon: check.daemon(daemon, &state_dir)?,
             state_dir,
+            runner,
+            written: merged.text(),
             host: HostFacts {
                 name: check.parse("host.name", &name)?,
                 system: check.parse("host.system", &crate::host::system())?,
@@ -251,14 +257,18 @@ impl Settings {
             has_units: runner == Runner::Systemd,
             activations: available(runner, activations),
             keeps_registry: health.registry,
-            gc: Gc {
-                keep: gc.keep.map(|keep| usize::try_from(keep).unwrap_or(usize::MAX)),
-                older_than: gc.older_than.map(|seconds| Duration::from_secs(seconds.into())),
-                every: (gc.every > 0).then(|| Duration::from_secs(gc.every.into())),
-                min_free: gc.min_free,
-                max_free: gc.max_free,
-            },
+            gc: gc_of(&gc),
         })
+    }
+}
+
+fn gc_of(gc: &written::Gc) -> Gc {
+    Gc {
+        keep: gc.keep.map(|keep| usize::try_from(keep).unwrap_or(usize::MAX)),
+        older_than: gc.older_than.map(|seconds| Duration::from_secs(seconds.into())),
+        every: (gc.every > 0).then(|| Duration::from_secs(gc.every.into())),
+        min_free: gc.min_free,
+        max_free: gc.max_free,
     }
 }
 

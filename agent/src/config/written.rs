@@ -205,6 +205,12 @@ impl Merged {
         Ok(())
     }
 
+    /// Returns everything in one text, as one file would have it.
+    pub(super) fn text(&self) -> String {
+        // What was parsed can be written.
+        toml::to_string(&self.table).unwrap_or_default()
+    }
+
     /// Returns everything in one value.
     pub(super) fn written(&self) -> Result<Written, ConfigError> {
         let table = self.table.clone();

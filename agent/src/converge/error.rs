@@ -3,6 +3,7 @@
 use shared::problem::{Kind, Problem};
 use store::profile::ProfileError;
 
+use crate::dead_man::DeadManError;
 use crate::files::FileError;
 use crate::host_lock::HostLockError;
 use crate::journal::JournalError;
@@ -27,6 +28,9 @@ pub(crate) enum ConvergeError {
     /// A file of ours.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The dead man cannot watch.
+    #[error(transparent)]
+    DeadMan(#[from] DeadManError),
     /// The machine does not let us run programs.
     #[error("cannot prepare to run programs")]
     Prepare(#[source] std::io::Error),
@@ -59,6 +63,7 @@ impl ConvergeError {
             }
             Self::Journal(_) => (Kind::Runtime, "journal"),
             Self::Pins(_) => (Kind::Runtime, "pins"),
+            Self::DeadMan(_) => (Kind::Runtime, "dead_man"),
             Self::Lock(_)
             | Self::Profile(_)
             | Self::File(_)

@@ -120,6 +120,12 @@ impl Session {
     /// Tidies up, and returns the profile.
     pub(super) fn close(mut self) -> Result<Profile, ConvergeError> {
         self.save()?;
+        if let (None, Some(record), Some(dead_man)) =
+            (self.profile.attempt(), &self.profile.record, &self.inner.place.dead_man)
+            && !record.id.is_empty()
+        {
+            dead_man.disarm(&record.id);
+        }
         match &self.profile.state {
             // The generation roots the closure by now, or it is not wanted; unless it is held.
             State::Steady { .. } | State::Failed { .. } => self.remove_root(),
@@ -144,10 +150,13 @@ impl Session {
                 // Done without the lock, by whoever opened this session.
                 Action::Fetch(_) => continue,
                 Action::TakeLock => self.prepare()?,
-                Action::Switch(attempt) => self.switch(&attempt)?,
+                Action::Switch(attempt) => match self.watch(&attempt)? {
+                    Some(not_ready) => not_ready,
+                    None => self.switch(&attempt)?,
+                },
                 // Done without the lock as well, unless there is nothing to do.
-                Action::CheckHealth(attempt) => match self.profile.examination() {
-                    Some(it) if it.checkup.health.is_empty() => Event::Healthy(attempt.id),
+                Action::CheckHealth(_) => match self.profile.examination() {
+                    Some(it) if it.checkup.health.is_empty() => Event::Healthy(it.id),
                     Some(_) | None => continue,
                 },
                 Action::RollBack(attempt) => self.roll_back(&attempt)?,
@@ -216,6 +225,32 @@ impl Session {
             return Ok(Event::NotReady(wanted.path.clone(), reason));
         }
         Ok(Event::LockTaken(ready))
+    }
+
+    /// Arms the dead man; says so if nothing has happened yet and he cannot watch.
+    fn watch(&self, attempt: &Attempt) -> Result<Option<Event>, ConvergeError> {
+        let Some(dead_man) = &self.inner.place.dead_man else { return Ok(None) };
+        if matches!(attempt.target, Target::Nothing) {
+            return Ok(None);
+        }
+        let Err(error) = dead_man.arm(&attempt.id, attempt.target.limit()) else {
+            return Ok(None);
+        };
+        let reason = Reason::new(Code::NoDeadMan, chain(&error));
+        if let Target::Wanted { wanted } = &attempt.target
+            && self.link()?.is_none_or(|link| link.path != wanted.path)
+        {
+            return Ok(Some(Event::NotReady(wanted.path.clone(), reason)));
+        }
+        // The operator's word, or a switch that has begun: better done than left half done.
+        tracing::warn!(profile = %self.profile.name, "nothing would undo this switch: {}", reason.text);
+        Ok(None)
+    }
+
+    /// Undoes an attempt that nobody confirmed in time.
+    pub(super) fn expire(&mut self, id: String) -> Result<(), ConvergeError> {
+        let link = self.link()?;
+        self.feed(Event::Expired(id, link))
     }
 
     fn switch(&mut self, attempt: &Attempt) -> Result<Event, ConvergeError> {

@@ -1,21 +1,28 @@
 //! The end of a switch: checked and confirmed, or undone.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use shared::health::Health;
 use shared::nix::StorePath;
 
+use super::recover::leads_to_target;
 use super::{
-    Action, Attempt, Checkup, Code, EpochVersion, MAX_CONFIRMED, Profile, Reason, Refused, Running,
-    State, Target,
+    Action, Activation, Attempt, Checkup, Code, EpochVersion, Link, MAX_CONFIRMED, Profile, Reason,
+    Refused, Running, State, Target,
 };
 
 /// Bytes of checks, as JSON, that all remembered generations together may have.
 const MAX_REMEMBERED_CHECKS: usize = 16 * 1024;
 
+/// What a switch may take beyond what its manifest allows it: other switches, a slow disk.
+const SLACK: Duration = Duration::from_secs(300);
+
 /// Checks that have to be run before a switch, or its undoing, is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Examination {
-    /// The attempt that they decide.
+    /// Names what they decide: the attempt, or the way back from it. Both may be checked at once,
+    /// by a daemon that the dead man has overtaken.
     pub(crate) id: String,
     /// The root that is at work.
     pub(crate) path: StorePath,
@@ -29,6 +36,25 @@ pub(crate) struct Examination {
     pub(crate) passed: Option<Timestamp>,
 }
 
+impl Target {
+    /// Returns how long a switch to it may take at most, from its begin until it is confirmed or
+    /// undone: what activations and checks may take, and as much again, because what ran before is
+    /// put to work by the same rules.
+    pub(crate) fn limit(&self) -> Duration {
+        let (activation, health) = match self {
+            Self::Wanted { wanted } => (&wanted.activation, &wanted.checkup.health),
+            Self::Generation { running } => (&running.activation, &running.checkup.health),
+            Self::Nothing => return Duration::ZERO,
+        };
+        let activation = match activation {
+            Activation::None => 0,
+            Activation::Exec { timeout, .. } | Activation::Systemd { timeout, .. } => *timeout,
+        };
+        let seconds = [activation, health.deadline, health.soak].map(u64::from);
+        SLACK + Duration::from_secs(seconds.into_iter().sum()).saturating_mul(2)
+    }
+}
+
 impl Profile {
     /// Returns the checks that the profile waits for.
     pub(crate) fn examination(&self) -> Option<Examination> {
@@ -39,7 +65,7 @@ impl Profile {
                 // It was confirmed before: that it is well again is enough.
                 let health = Health { soak: 0, ..from.checkup.health.clone() };
                 return Some(Examination {
-                    id: attempt.id.clone(),
+                    id: format!("{} back", attempt.id),
                     path: from.path.clone(),
                     version: from.version,
                     checkup: Checkup { health, ..from.checkup.clone() },
@@ -86,14 +112,13 @@ impl Profile {
     }
 
     pub(super) fn healthy(self, id: &str, now: Timestamp) -> (Self, Vec<Action>) {
+        if self.examination().is_none_or(|examination| examination.id != id) {
+            return self.rest();
+        }
         match &self.state {
-            State::Confirming { attempt, .. } if attempt.id == id => self.confirm(now),
-            State::RollingBack { attempt, restored: Some(_), .. } if attempt.id == id => {
-                self.rolled_back(now)
-            }
-            State::Confirming { .. }
-            | State::RollingBack { .. }
-            | State::Starting
+            State::Confirming { .. } => self.confirm(now),
+            State::RollingBack { .. } => self.rolled_back(now),
+            State::Starting
             | State::Steady { .. }
             | State::Fetching { .. }
             | State::Staged { .. }
@@ -227,6 +252,47 @@ impl Profile {
                 self.state = State::RollingBack { attempt, reason, restored: None };
                 (self, vec![Action::RollBack(attempt_again)])
             }
+        }
+    }
+
+    /// Undoes an attempt that nobody confirmed in time, unless it has ended, or somebody has moved
+    /// the link on: the next who looks at the host finds that.
+    pub(super) fn expired(self, id: &str, link: Option<&Link>) -> (Self, Vec<Action>) {
+        match &self.state {
+            State::Switching { attempt } | State::Confirming { attempt, .. }
+                if attempt.id == id && leads_to_target(attempt, link) =>
+            {
+                let text = "nobody confirmed the switch in time";
+                self.attempt_failed(Reason::new(Code::Unconfirmed, text))
+            }
+            State::RollingBack { attempt, restored: None, .. } if attempt.id == id => {
+                let attempt = attempt.clone();
+                (self, vec![Action::RollBack(attempt)])
+            }
+            State::Switching { .. }
+            | State::Confirming { .. }
+            | State::RollingBack { .. }
+            | State::Starting
+            | State::Steady { .. }
+            | State::Fetching { .. }
+            | State::Staged { .. }
+            | State::RebootPending { .. }
+            | State::Failed { .. } => self.rest(),
+        }
+    }
+
+    /// Returns the attempt that is under way, and has changed the host.
+    pub(crate) const fn attempt(&self) -> Option<&Attempt> {
+        match &self.state {
+            State::Switching { attempt }
+            | State::RebootPending { attempt, .. }
+            | State::Confirming { attempt, .. }
+            | State::RollingBack { attempt, .. } => Some(attempt),
+            State::Starting
+            | State::Steady { .. }
+            | State::Fetching { .. }
+            | State::Staged { .. }
+            | State::Failed { .. } => None,
         }
     }
 

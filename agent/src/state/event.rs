@@ -41,6 +41,8 @@ pub(crate) enum Event {
     Unhealthy(String, Reason, String),
     /// The checks of this generation, after it was confirmed: what is wrong now, or nothing.
     Looked(u64, Option<Reason>),
+    /// The dead man woke: nobody confirmed this attempt in time. With the profile's link.
+    Expired(String, Option<Link>),
     /// The operator says: good enough, whatever the checks still wait for.
     Confirm,
     /// The previous generation is active again; `None` if there was none.

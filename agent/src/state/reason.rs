@@ -89,6 +89,10 @@ pub(crate) enum Code {
     BootEntryGone,
     /// The switch was interrupted more than once.
     Interrupted,
+    /// Nobody confirmed the switch in time.
+    Unconfirmed,
+    /// Nothing would undo the switch if this agent died in it.
+    NoDeadMan,
     /// Going back failed as well.
     RollbackFailed,
     /// The journal could not be read.
@@ -132,7 +136,8 @@ impl Code {
             | Self::ActivationTimeout
             | Self::HealthFailed
             | Self::BootEntryGone
-            | Self::Interrupted => StateWord::RolledBack,
+            | Self::Interrupted
+            | Self::Unconfirmed => StateWord::RolledBack,
             Self::RebootNeeded => StateWord::RebootPending,
             Self::FetchFailed | Self::ClosureIndex | Self::InProgress => StateWord::Fetching,
             Self::NoManifest | Self::NotForThisHost | Self::Retired | Self::PolicyStop => {
@@ -150,6 +155,7 @@ impl Code {
             | Self::StateFailed
             | Self::UserRefused
             | Self::UnitsRefused
+            | Self::NoDeadMan
             | Self::Ready => StateWord::Waiting,
         }
     }

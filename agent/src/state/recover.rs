@@ -99,7 +99,7 @@ fn resume_switch(
     profile.decide(now)
 }
 
-fn leads_to_target(attempt: &Attempt, link: Option<&Link>) -> bool {
+pub(super) fn leads_to_target(attempt: &Attempt, link: Option<&Link>) -> bool {
     match (&attempt.target, link) {
         (Target::Wanted { wanted }, Some(link)) => link.path == wanted.path,
         (Target::Generation { running }, Some(link)) => link.generation == running.generation,

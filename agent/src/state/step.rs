@@ -62,6 +62,7 @@ fn transition(mut profile: Profile, event: Event, now: Timestamp) -> (Profile, V
         Event::Healthy(id) => profile.healthy(&id, now),
         Event::Unhealthy(id, reason, log) => profile.unhealthy(&id, reason, log, now),
         Event::Looked(generation, found) => profile.looked(generation, found, now),
+        Event::Expired(id, link) => profile.expired(&id, link.as_ref()),
         Event::Confirm => profile.confirm(now),
         Event::RolledBack => profile.restored(now),
         Event::RollbackFailed(reason, log) => profile.not_restored(&reason, log),

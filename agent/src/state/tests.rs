@@ -71,6 +71,9 @@ enum Happening {
     Retry,
     RollBack(u8),
     Stranger(u8),
+    /// The dead man wakes for the attempt of this number, or for the last one; the process has
+    /// died, or is checking health.
+    DeadMan(Option<u8>),
     Reboot,
     BootEntryGone,
 }
@@ -182,6 +185,33 @@ impl Host {
         }
     }
 
+    fn dead_man(&mut self, attempt: Option<u8>) {
+        let id = attempt.map_or(self.attempts.to_string(), |attempt| attempt.to_string());
+        let was = self.profile.clone();
+        // Without the lock, only health is checked meanwhile: what it finds comes later.
+        let checking = self.profile.examination().map(|it| it.id);
+        self.pending.clear();
+        self.feed(Event::Expired(id.clone(), self.link()));
+        if was.attempt().is_none_or(|attempt| attempt.id != id) {
+            assert_eq!(self.profile.state, was.state, "only the attempt that it was armed for");
+        }
+        if let Some(checked) = checking
+            && self.profile.examination().is_none_or(|it| it.id != checked)
+        {
+            let now = self.profile.clone();
+            self.feed(Event::Unhealthy(
+                checked.clone(),
+                Reason::new(Code::HealthFailed, ""),
+                "".into(),
+            ));
+            self.feed(Event::Healthy(checked));
+            assert_eq!(self.profile.state, now.state, "who was overtaken decides nothing");
+        }
+        if self.pending.is_empty() {
+            self.restart();
+        }
+    }
+
     fn set_link(&mut self, root: &StorePath) -> u64 {
         let last = self.generations.last_key_value().map(|(number, path)| (*number, path.clone()));
         let generation = match last {
@@ -220,17 +250,17 @@ impl Host {
                 Some(event) => event,
                 None => return self.restart(),
             },
-            Action::CheckHealth(attempt) if end == End::Fails => {
-                let reason = Reason::new(Code::HealthFailed, "a test says so");
-                Event::Unhealthy(attempt.id, reason, "502".into())
-            }
-            Action::CheckHealth(attempt) => {
-                if matches!(end, End::Works | End::NeedsReboot | End::NotReady)
-                    && self.profile.examination().is_some_and(|it| it.id == attempt.id)
-                {
-                    self.good.extend(self.link().map(|link| link.path));
+            Action::CheckHealth(_) => {
+                let Some(it) = self.profile.examination() else { return };
+                if end == End::Fails {
+                    let reason = Reason::new(Code::HealthFailed, "a test says so");
+                    Event::Unhealthy(it.id, reason, "502".into())
+                } else {
+                    if matches!(end, End::Works | End::NeedsReboot | End::NotReady) {
+                        self.good.extend(self.link().map(|link| link.path));
+                    }
+                    Event::Healthy(it.id)
                 }
-                Event::Healthy(attempt.id)
             }
             Action::RollBack(attempt) => match self.roll_back(&attempt, end) {
                 Some(event) => event,
@@ -316,6 +346,7 @@ impl Host {
                 self.pin = None;
                 self.feed(Event::Woke);
             }
+            Happening::DeadMan(attempt) => self.dead_man(attempt),
             Happening::Reboot => self.reboot(),
             Happening::BootEntryGone => self.feed(Event::BootEntryGone),
             Happening::Retry => self.feed(Event::Retry),
@@ -407,6 +438,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(Happening::Retry),
         1 => any::<u8>().prop_map(Happening::RollBack),
         1 => (0_u8..4).prop_map(Happening::Stranger),
+        2 => proptest::option::of(0_u8..8).prop_map(Happening::DeadMan),
         1 => Just(Happening::Reboot),
         1 => Just(Happening::BootEntryGone),
     ]

@@ -164,6 +164,8 @@ impl Profile {
                 | Code::RebootNeeded
                 | Code::BootEntryGone
                 | Code::Interrupted
+                | Code::Unconfirmed
+                | Code::NoDeadMan
                 | Code::RollbackFailed
                 | Code::JournalCorrupt => "agent once".to_owned(),
             }),

@@ -68,9 +68,10 @@ impl<'a> Lab<'a> {
         self.builder.push(&path).ok();
         let (target, root) = (format!("eu/{profile}"), self.builder.root());
         let root = root.to_str().unwrap();
-        let line =
-            ["publish", "manifest", &target, &path, "--root", root, "--activation", "systemd"];
-        self.team(profile).sign(&[&line, options].concat()).ok();
+        let line = ["publish", "manifest", &target, &path, "--root", root];
+        let chosen = options.contains(&"--activation");
+        let activation: &[&str] = if chosen { &[] } else { &["--activation", "systemd"] };
+        self.team(profile).sign(&[&line, activation, options].concat()).ok();
         path
     }
 
@@ -115,7 +116,9 @@ fn install(machine: &Machine<'_>) {
         "[activation]\nrunner = \"systemd\"\n[registry]\npoll = 1\nwait = 20\n\
          [store]\nmin_free = 0\n[gc]\nmin_free = 0\n",
     );
-    machine.shell("systemctl daemon-reload; systemctl --quiet enable shoal-boot shoal-agent");
+    machine.shell(
+        "systemctl daemon-reload; systemctl --quiet enable shoal-boot shoal-recover shoal-agent",
+    );
 }
 
 /// A machine with the agent on it.

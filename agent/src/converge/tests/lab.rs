@@ -75,7 +75,13 @@ impl Lab {
         let registry = Registry::plain("http://127.0.0.1:1".parse().unwrap());
         let tools = Tools { realm, registry, units: None };
         let realm = tools.realm.clone();
-        Converger::new(Place { state_dir: self.state_dir(), realm, root: self.root(), tools })
+        Converger::new(Place {
+            state_dir: self.state_dir(),
+            realm,
+            root: self.root(),
+            tools,
+            dead_man: None,
+        })
     }
 
     /// Builds a root with this activation, puts it into the cache, and wants it.
