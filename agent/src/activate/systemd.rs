@@ -16,6 +16,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use shared::id::{ProfileName, UserName};
 use shared::problem::chain;
 
@@ -92,10 +93,11 @@ async fn install(
     }
     let uid = account.map_or(place.host.uid, |account| account.uid);
     let runtime = (uid != 0).then(|| PathBuf::from(format!("/run/user/{uid}")));
+    let begun = Timestamp::now();
     let done = run_apply(place, owner, new, account, runtime, is_boot).await;
     match (&done, account, new) {
         (Err(failed), ..) => {
-            let told = journal(place, uid).await;
+            let told = journal(place, uid, begun).await;
             let log = format!("{}\n{told}", failed.log);
             return Err(Failure { reason: failed.reason.clone(), log: log.trim().to_owned() });
         }
@@ -180,11 +182,14 @@ async fn lend_manager(account: Account, lend: bool) -> Result<(), Failure> {
     }
 }
 
-/// Returns the last words of the profile's units, as far as the journal tells.
-async fn journal(place: &Place<'_>, uid: u32) -> String {
+/// Returns the last words of the profile's units since `begun`, as far as the journal tells.
+///
+/// Not by `--boot`: in a container, a unit with `ProtectKernelTunables=` sees the id of another.
+async fn journal(place: &Place<'_>, uid: u32, begun: Timestamp) -> String {
     let lines = format!("--lines={JOURNAL_LINES}");
+    let since = format!("--since=@{}", begun.as_second());
     let mut arguments =
-        ["--quiet", "--no-pager", "--boot", "--output=cat", &lines].map(ToOwned::to_owned).to_vec();
+        ["--quiet", "--no-pager", "--output=cat", &since, &lines].map(ToOwned::to_owned).to_vec();
     if uid == 0 {
         arguments.extend(patterns(place.profile).map(|pattern| format!("--unit={pattern}")));
     } else {

@@ -58,6 +58,8 @@ fn a_service_is_deployed_upgraded_rolled_back_and_stopped_and_its_neighbours_go_
     assert_eq!(untouched(), before);
     let status = host.status("shop").unwrap().to_string();
     assert!(status.contains("cannot start `shop_bad.service`: failed"), "{status}");
+    let kept = host.machine.shell("cat /var/lib/shoal/journal/shop.json");
+    assert!(kept.contains("the till is empty"), "the attempt's log has what the unit said: {kept}");
     let left = host.machine.shell("ls /run/systemd/system; systemctl list-units --all 'shop*'");
     assert!(!left.contains("shop_bad"), "{left}");
 
