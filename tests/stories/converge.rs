@@ -172,16 +172,16 @@ fn the_operator_of_a_host_outranks_everybody() {
 fn a_manifest_that_asks_for_more_than_this_agent_can_do_changes_nothing() {
     let builder = Builder::new();
     let realm = realm(&builder, &[]);
-    let words = ["group", "set", "eu", "--profile", "cron:systemd:user=nobody"];
+    let words = ["group", "set", "eu", "--profile", "system:nixos"];
     realm.operator().sign(&words).ok();
-    let cron = team(&realm, "cron");
-    let path = builder.service("cron", "true", &[]);
+    let system = team(&realm, "system");
+    let path = builder.service("system", "true", &[]);
     builder.push(&path).ok();
     let root = builder.root();
-    let words = ["publish", "manifest", "eu/cron", &path, "--activation", "systemd", "--root"];
-    cron.sign(&[&words[..], &[root.to_str().unwrap()]].concat()).ok();
+    let words = ["publish", "manifest", "eu/system", &path, "--activation", "nixos", "--root"];
+    system.sign(&[&words[..], &[root.to_str().unwrap()]].concat()).ok();
     let host = Host::enrol(&realm, "eu", "host-1");
     host.run(&["once"]).fails(1);
-    assert_eq!(host.state("cron"), "waiting unsupported");
-    assert_eq!(host.current("cron"), None);
+    assert_eq!(host.state("system"), "waiting unsupported");
+    assert_eq!(host.current("system"), None);
 }
