@@ -198,7 +198,10 @@ mod tests {
         let check = |text: &str, expected: &str| assert_eq!(refused(text), expected);
         check("relm = \"x\"", "`/agent.toml`: unknown key `relm`; did you mean `realm`?");
         check("[metrics]\nlisten = \"\"", "`/agent.toml`: unknown key `metrics.listen`");
-        check("[windows]\nswitch = []", "`/agent.toml`: unknown key `windows.switch`");
+        let switched = refused("[windows]\nswitched = []");
+        assert!(switched.contains("unknown key `windows.switched`"), "{switched}");
+        let window = "[[windows.switch]]\ncron = \"0 2 * *\"\nzone = \"UTC\"\nlength = 60\n";
+        assert!(refused(&format!("{TRUST}{window}")).contains("`windows`: window `0 2 * *` has"));
         assert!(refused("realm = 5").contains("invalid type: integer"));
         assert!(refused(&format!("realm = \"A\"\n{TRUST}")).contains("`realm`: `A` is not"));
         let daemon = |text: &str| refused(&format!("{TRUST}[daemon]\n{text}"));

@@ -21,6 +21,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use shared::id::{GroupName, ProfileName, RealmName};
 use shared::problem::chain;
+use shared::window::Windows;
 use store::local::{LocalStore, LocalStoreError};
 use store::substitute::{Limits, Observer};
 use tokio::sync::{Notify, watch};
@@ -36,6 +37,7 @@ use crate::health::Tools;
 use crate::journal::Journal;
 use crate::pins::Pins;
 use crate::state::{Desired, Event, Pin, Profile, State, Wanted};
+use crate::windows;
 
 pub(crate) use self::error::ConvergeError;
 pub(crate) use self::examine::Found;
@@ -85,6 +87,8 @@ pub(crate) struct Order {
     pub(crate) profile: ProfileName,
     /// What the documents ask for.
     pub(crate) desired: Desired,
+    /// The windows that hold from now on; as before if there are none.
+    pub(crate) windows: Option<Vec<Windows>>,
     /// The caches and keys that the policy and this host allow.
     pub(crate) caches: Caches,
     /// How much of the machine a fetch may use.
@@ -142,8 +146,9 @@ impl Converger {
         stop: &Stop,
     ) -> Result<Profile, ConvergeError> {
         let (name, group) = (order.profile.clone(), Some(order.group.clone()));
-        let desired = order.desired.clone();
+        let (desired, windows) = (order.desired.clone(), order.windows.clone());
         let accept = move |session: &mut Session| {
+            session.set_windows(windows);
             session.recover()?;
             session.feed(Event::Desired(desired))
         };
@@ -346,7 +351,8 @@ impl Converger {
             };
             profiles.extend(profile.map(|profile| {
                 let pin = pins.get(&name).cloned();
-                Profile { pin, ..profile }
+                let open = windows::look(&profile.windows, now());
+                Profile { pin, open, ..profile }
             }));
         }
         Ok(profiles)

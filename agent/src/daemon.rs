@@ -146,6 +146,7 @@ fn follow(
 fn is_same(one: &Order, other: &Order) -> bool {
     one.group == other.group
         && one.desired == other.desired
+        && one.windows == other.windows
         && one.caches.locations == other.caches.locations
         && one.caches.trusted == other.caches.trusted
 }
@@ -269,6 +270,7 @@ mod tests {
             group: "eu-prod".parse().unwrap(),
             profile: "web".parse().unwrap(),
             desired: Desired::Freeze { reason: Reason::new(Code::NoManifest, "") },
+            windows: None,
             caches: Caches {
                 locations: Vec::new(),
                 trusted: keys.iter().cloned().collect(),

@@ -8,8 +8,10 @@ use shared::health::{Check, Health, Probe};
 use shared::id::{CheckName, GroupName, ProfileName};
 use shared::manifest::{self, ActivationKind, Entry, HostFacts, Manifest, Retire};
 use shared::policy::{Policy, ProfileRule, Take};
+use shared::window::Windows;
 
 use crate::state::{Activation, Checkup, Code, Desired, EpochVersion, Reason, Wanted};
+use crate::windows;
 
 /// What this agent can do.
 pub(crate) const SUPPORTED: &[Feature] = &[
@@ -19,6 +21,7 @@ pub(crate) const SUPPORTED: &[Feature] = &[
     Feature::Health,
     Feature::HealthUnit,
     Feature::Retire,
+    Feature::Windows,
 ];
 
 /// The check that this host adds where its configuration asks for it.
@@ -52,6 +55,15 @@ pub(crate) struct HostRules<'a> {
     pub(crate) keeps_registry: bool,
     /// Whether it has a manager of units that checks can ask.
     pub(crate) has_units: bool,
+    /// When this host fetches, switches and reboots at most.
+    pub(crate) windows: &'a Windows,
+}
+
+/// Returns the windows that narrow each other: of the manifest, the policy and the host.
+pub(crate) fn windows_of(documents: &Documents<'_>, rules: &HostRules<'_>) -> Vec<Windows> {
+    let manifest = documents.manifest.map(|manifest| &manifest.windows);
+    let all = manifest.into_iter().chain([&documents.policy.windows, rules.windows]);
+    all.filter(|windows| !windows.is_empty()).cloned().collect()
 }
 
 /// Returns what the documents ask of this host.
@@ -78,6 +90,7 @@ fn ask(documents: &Documents<'_>, rules: &HostRules<'_>) -> Result<Desired, Reas
         Take::Yes => {}
     }
     refuse_unsupported("the policy", &policy.unsupported(SUPPORTED))?;
+    refuse_unknown_zones("the policy", &policy.windows)?;
     let manifest = documents.manifest.ok_or_else(|| {
         let text = format!("no manifest is published for `{group}/{profile}`");
         Reason::new(Code::NoManifest, text)
@@ -104,6 +117,7 @@ fn follow(
             configuration (`activation.runner`) does not allow";
         return Err(Reason::new(Code::NotAllowed, text));
     }
+    refuse_unknown_zones("the manifest", &manifest.windows)?;
     let version = EpochVersion { epoch: manifest.epoch, version: manifest.version };
     let retired = || Reason::new(Code::Retired, "the team retired the profile");
     match manifest.retire {
@@ -205,6 +219,12 @@ fn refuse_unsupported(document: &str, missing: &[Feature]) -> Result<(), Reason>
     Err(Reason::new(Code::Unsupported, text))
 }
 
+fn refuse_unknown_zones(document: &str, windows: &Windows) -> Result<(), Reason> {
+    windows::check(windows).map_err(|error| {
+        Reason::new(Code::Unsupported, format!("{document} has a window of no use here: {error}"))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -255,7 +275,13 @@ mod tests {
         let activations = Some(&[ActivationKind::Exec, ActivationKind::None][..]);
         desire(
             &documents,
-            &HostRules { host: &host, activations, keeps_registry: false, has_units: false },
+            &HostRules {
+                host: &host,
+                activations,
+                keeps_registry: false,
+                has_units: false,
+                windows: &Windows::default(),
+            },
         )
     }
 
@@ -293,7 +319,7 @@ mod tests {
         assert_eq!(code(nothing, kind("none")), Code::NotAllowed);
         assert_eq!(code(nothing, kind("systemd")), Code::NotAllowed);
         assert_eq!(code(nothing, kind("nixos")), Code::Unsupported);
-        let window = json!([{"cron": "0 2 * * *", "zone": "UTC", "length": 60}]);
+        let window = json!([{"cron": "0 2 * * *", "zone": "Europe/Atlantis", "length": 60}]);
         let windows = |document: &mut Value| document["windows"]["switch"] = window.clone();
         assert_eq!(code(nothing, windows), Code::Unsupported);
         assert_eq!(code(windows, nothing), Code::Unsupported);
@@ -327,8 +353,13 @@ mod tests {
 
     #[test]
     fn a_host_that_must_not_lose_its_registry_adds_a_check_of_its_own() {
-        let rules =
-            HostRules { host: &facts(), activations: None, keeps_registry: true, has_units: false };
+        let rules = HostRules {
+            host: &facts(),
+            activations: None,
+            keeps_registry: true,
+            has_units: false,
+            windows: &Windows::default(),
+        };
         let health = examine(&manifest(|_| {}), &rules);
         assert_eq!((health.problem(), health.checks.len(), health.deadline), (None, 1, 60));
         let asks = manifest(|manifest| {

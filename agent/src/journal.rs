@@ -205,8 +205,18 @@ fn open_private(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use shared::health::{Check, Health, Probe};
+    use shared::id::{Digest, UserName};
+    use shared::nix::StorePath;
+    use shared::state_word::StateWord;
+    use shared::version::VersionNumber;
+    use shared::window::{Window, Windows};
 
     use super::*;
+    use crate::state::{
+        Activation, Attempt, Checkup, Code, Desired, EpochVersion, Phase, Reason, Record, Refused,
+        Running, State, Target, Wanted,
+    };
 
     fn profile() -> Profile {
         Profile::new(None, ProfileName::parse("web").unwrap(), Timestamp::UNIX_EPOCH)
@@ -222,6 +232,63 @@ mod tests {
         journal.reserve().unwrap();
         assert_eq!(journal.read(&profile().name).unwrap(), Some(profile()));
         assert_eq!(journal.names().unwrap(), [profile().name]);
+    }
+
+    #[test]
+    fn the_largest_profile_that_documents_can_make_fits() {
+        let text = |length| "x".repeat(length);
+        let check = |number: usize| Check {
+            name: format!("c{number}").parse().unwrap(),
+            probe: Probe::Command { argv: vec![text(920)] },
+            interval: 3600,
+            timeout: 3600,
+            retries: 1000,
+        };
+        let checks = (0..4).map(check).collect();
+        let health = Health { deadline: 86_400, soak: 604_800, checks };
+        assert!(health.problem().is_none() && health.len() > 3900, "{}", health.len());
+        let user = Some(UserName::parse("x".repeat(31).as_str()).unwrap());
+        let checkup = Checkup { health, user: user.clone(), privileged: false };
+        let root = format!("{}-{}", "0".repeat(32), text(211));
+        let path = StorePath::from_base_name(&root).unwrap();
+        let number = VersionNumber::new(u32::MAX).unwrap();
+        let version = EpochVersion { epoch: u32::MAX, version: number };
+        let activation = Activation::Exec { timeout: u32::MAX, user, privileged: false };
+        let running = |generation| Running {
+            version: Some(version),
+            path: path.clone(),
+            generation,
+            activation: activation.clone(),
+            checkup: checkup.clone(),
+            unsure: false,
+        };
+        let closure = Digest([255; 32]);
+        let (path, activation, checkup) = (path.clone(), activation.clone(), checkup.clone());
+        let wanted = Wanted { version, path, closure, activation, checkup };
+        let reason = Reason::new(Code::HealthFailed, text(5000));
+        let window = Window { cron: "0 2 * * *".into(), zone: text(64), length: 604_800 };
+        let windows = Windows { switch: vec![window; 18], ..Windows::default() };
+        assert_eq!(windows.check(), Ok(()));
+        let mut largest = profile();
+        for generation in 1..=40 {
+            largest.remember(running(u64::MAX - generation));
+        }
+        largest.running = Some(running(u64::MAX));
+        largest.desired = Desired::Run { wanted: wanted.clone() };
+        largest.wanted = Some(wanted.clone());
+        largest.windows = vec![windows; 3];
+        largest.refused = Some(Refused { version, reason: reason.clone(), at: Timestamp::MAX });
+        largest.unhealthy = Some(reason.clone());
+        let phase = Phase { word: StateWord::RebootPending, at: Timestamp::MAX };
+        let (id, phases, log) = (text(16), vec![phase; 24], "\n".repeat(4096));
+        largest.record = Some(Record { id: id.clone(), phases, log });
+        let (from, target) = (Some(running(1)), Target::Wanted { wanted });
+        let attempt = Attempt { id, from, target, boot_id: text(36), starts: u32::MAX };
+        largest.state = State::RollingBack { attempt, reason, restored: Some(Timestamp::MAX) };
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::new(folder.path());
+        journal.write(&largest).unwrap();
+        assert_eq!(journal.read(&largest.name).unwrap(), Some(largest));
     }
 
     #[test]

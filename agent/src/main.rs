@@ -34,6 +34,7 @@ mod state;
 mod status;
 mod stop;
 mod trust_store;
+mod windows;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -10,9 +10,10 @@ use std::collections::BTreeMap;
 use shared::id::{GroupName, ProfileName};
 use shared::manifest::Manifest;
 use shared::policy::Policy;
+use shared::window::Windows;
 
 use crate::config::{ProfilePattern, Settings};
-use crate::desired::{Documents, HostRules, desire};
+use crate::desired::{Documents, HostRules, desire, windows_of};
 use crate::state::{Code, Desired, Reason};
 
 /// What one profile is asked for.
@@ -24,6 +25,8 @@ pub(crate) struct Asked {
     pub(crate) profile: ProfileName,
     /// What for.
     pub(crate) desired: Desired,
+    /// The windows that hold from now on; as before if the documents cannot be read.
+    pub(crate) windows: Option<Vec<Windows>>,
 }
 
 /// A profile that this host has already, and the group it followed.
@@ -64,6 +67,7 @@ impl<'a> Narrowing<'a> {
             activations: settings.activations.as_deref(),
             keeps_registry: settings.keeps_registry,
             has_units: settings.has_units,
+            windows: &settings.windows,
         };
         Self { allow: settings.allow.as_deref(), rules }
     }
@@ -121,7 +125,8 @@ fn ask_one(
             };
             let documents = Documents { group, profile, policy: published.policy, manifest };
             let desired = desire(&documents, &narrowing.rules);
-            Asked { group: group.clone(), profile: profile.clone(), desired }
+            let windows = Some(windows_of(&documents, &narrowing.rules));
+            Asked { group: group.clone(), profile: profile.clone(), desired, windows }
         }
     })
 }
@@ -167,7 +172,7 @@ fn keep(groups: &Groups<'_>, known: &Known) -> Asked {
 
 fn freeze(group: &GroupName, profile: &ProfileName, reason: Reason) -> Asked {
     let desired = Desired::Freeze { reason };
-    Asked { group: group.clone(), profile: profile.clone(), desired }
+    Asked { group: group.clone(), profile: profile.clone(), desired, windows: None }
 }
 
 #[cfg(test)]
@@ -213,8 +218,13 @@ mod tests {
             system: "x86_64-linux".parse().unwrap(),
             labels: BTreeMap::new(),
         };
-        let rules =
-            HostRules { host: &host, activations: None, keeps_registry: false, has_units: false };
+        let rules = HostRules {
+            host: &host,
+            activations: None,
+            keeps_registry: false,
+            has_units: false,
+            windows: &Windows::default(),
+        };
         let narrowing = Narrowing { allow, rules };
         let asked = ask(&groups, narrowing, known);
         let told: Vec<_> = asked

@@ -86,7 +86,7 @@ impl Rounds {
     }
 
     fn order(&self, asked: Asked, poll: &Poll, observer: Observer) -> Order {
-        let Asked { group, profile, desired } = asked;
+        let Asked { group, profile, desired, windows } = asked;
         let published = poll.documents.as_ref().and_then(|documents| documents.groups.get(&group));
         let caches = match published {
             Some(Ok(published)) => {
@@ -105,7 +105,7 @@ impl Rounds {
             ..Limits::default()
         };
         let gc = self.settings.gc;
-        Order { group, profile, desired, caches, limits, gc, observer }
+        Order { group, profile, desired, windows, caches, limits, gc, observer }
     }
 }
 

@@ -23,12 +23,15 @@ use shared::id::{Digest, GroupName, ProfileName, UserName};
 use shared::nix::StorePath;
 use shared::state_word::StateWord;
 use shared::version::VersionNumber;
+use shared::window::{Opening, Windows};
+
+use crate::windows::Openings;
 
 pub(crate) use self::confirm::Examination;
 pub(crate) use self::event::{Action, Event, Facts, Link, Ticket};
 pub(crate) use self::reason::{Code, Persistence, Reason};
 pub(crate) use self::recover::recover;
-pub(crate) use self::step::step;
+pub(crate) use self::step::{closed, step};
 pub(crate) use self::word::Explained;
 
 /// How often an interrupted switch is taken up again before it is rolled back.
@@ -357,9 +360,15 @@ pub(crate) struct Profile {
     pub(crate) refused: Option<Refused>,
     /// The last attempt.
     pub(crate) record: Option<Record>,
+    /// The windows of the manifest, the policy and the host, of which all must be open.
+    #[serde(default)]
+    pub(crate) windows: Vec<Windows>,
     /// The pin, as `pins.json` had it when last read.
     #[serde(skip)]
     pub(crate) pin: Option<Pin>,
+    /// What the windows let, when last looked at.
+    #[serde(skip)]
+    pub(crate) open: Openings,
 }
 
 impl Profile {
@@ -381,7 +390,9 @@ impl Profile {
             floor: None,
             refused: None,
             record: None,
+            windows: Vec::new(),
             pin: None,
+            open: Openings::default(),
         }
     }
 
@@ -408,6 +419,27 @@ impl Profile {
         self.floor = self.floor.max(floor);
     }
 
+    /// Returns until when no window lets the staged switch begin, if that is so.
+    pub(crate) fn closed_until(&self) -> Option<Option<Timestamp>> {
+        match (&self.state, self.open.switch) {
+            // The operator's own word waits for no window.
+            (State::Staged { target: Target::Generation { .. } }, _) => None,
+            (State::Staged { .. }, Opening::Closed { until }) => Some(until),
+            (State::Staged { .. }, Opening::Open)
+            | (
+                State::Starting
+                | State::Steady { .. }
+                | State::Fetching { .. }
+                | State::Switching { .. }
+                | State::RebootPending { .. }
+                | State::Confirming { .. }
+                | State::RollingBack { .. }
+                | State::Failed { .. },
+                _,
+            ) => None,
+        }
+    }
+
     /// Returns whether a pin holds the profile at this time.
     pub(crate) fn is_pinned(&self, now: Timestamp) -> bool {
         self.pin.as_ref().is_some_and(|pin| pin.holds(now))
@@ -422,21 +454,26 @@ impl Profile {
         (!refused && !runs).then_some(&wanted.path)
     }
 
-    /// Returns when the next [`Event::Woke`] is due, if one is.
-    pub(crate) fn wakes_at(&self, now: Timestamp) -> Option<Timestamp> {
-        let pause = match &self.state {
+    /// Returns when what it waits for is over, if that is known beforehand.
+    fn pause(&self) -> Option<Timestamp> {
+        match &self.state {
             State::Fetching { pause: Some(pause), .. } => Some(pause.until),
             State::Steady { obstacle: Some(obstacle) } => Some(obstacle.until),
+            State::Staged { .. } => self.closed_until().flatten(),
             State::Starting
             | State::Steady { obstacle: None }
             | State::Fetching { pause: None, .. }
-            | State::Staged { .. }
             | State::Switching { .. }
             | State::RebootPending { .. }
             | State::Confirming { .. }
             | State::RollingBack { .. }
             | State::Failed { .. } => None,
-        };
+        }
+    }
+
+    /// Returns when the next [`Event::Woke`] is due, if one is.
+    pub(crate) fn wakes_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let pause = self.pause();
         let unpin = self.pin.as_ref().filter(|pin| pin.holds(now)).and_then(|pin| pin.until);
         [pause, unpin].into_iter().flatten().min()
     }

@@ -74,6 +74,8 @@ pub(crate) struct ProfileStatus {
     pub(crate) state: StateWord,
     /// Since when.
     pub(crate) since: Time,
+    /// Until when, if that is known beforehand.
+    pub(crate) until: Option<Time>,
     /// Why.
     pub(crate) reason: Option<report::Reason>,
     /// The next command.
@@ -222,6 +224,7 @@ fn profile_status(profile: &Profile, stale: Option<&Reason>, now: Timestamp) -> 
     {
         explained = Explained {
             word: reason.code.word(),
+            until: None,
             reason: Some(reason.clone()),
             next: Some("agent once".to_owned()),
             ..explained
@@ -232,6 +235,7 @@ fn profile_status(profile: &Profile, stale: Option<&Reason>, now: Timestamp) -> 
         profile: profile.name.clone(),
         state: explained.word,
         since: explained.since.into(),
+        until: explained.until.map(Time::from),
         reason: explained.reason.as_ref().map(tell),
         next: explained.next,
         wanted: profile.wanted.as_ref().map(wanted),

@@ -11,7 +11,7 @@ use shared::{
     window::Windows,
 };
 
-use crate::health_edit::HealthEdit;
+use crate::{health_edit::HealthEdit, window_edit::WindowArgs};
 
 /// Seconds that an activation may take unless its publisher says otherwise.
 const TIMEOUT: u32 = 300;
@@ -26,6 +26,7 @@ pub(crate) struct Wish {
     pub(crate) activation: Option<ActivationKind>,
     pub(crate) timeout: Option<u32>,
     pub(crate) health: HealthEdit,
+    pub(crate) windows: WindowArgs,
 }
 
 /// What becomes of the profile.
@@ -89,7 +90,9 @@ pub(crate) fn draft(place: &Place<'_>, content: Content, wish: Wish) -> Result<M
         health: wish.health.apply(current.map(|current| &current.health)),
         rollout: None,
         requires: Vec::new(),
-        windows: current.map_or_else(Windows::default, |current| current.windows.clone()),
+        windows: wish
+            .windows
+            .apply(&current.map_or_else(Windows::default, |it| it.windows.clone())),
         retire,
     };
     drafted.to_bytes().map_err(|error| {

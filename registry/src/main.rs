@@ -38,6 +38,7 @@ mod table;
 mod testing;
 mod trusted_realm;
 mod verify;
+mod window_edit;
 
 fn main() -> ExitCode {
     let cli = match cli::Cli::try_parse() {

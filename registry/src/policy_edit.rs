@@ -12,6 +12,8 @@ use shared::{
     window::Windows,
 };
 
+use crate::window_edit::{self, WindowArgs};
+
 /// The priority of the first cache that is given; the next one comes after it.
 const PRIORITY: u32 = 40;
 /// The oldest agent that reads what is written here.
@@ -51,6 +53,8 @@ pub(crate) struct PolicyArgs {
     /// A key whose certificates make a host's reports count, 64 hexadecimal digits
     #[arg(long, value_name = "KEY")]
     pub(crate) enrolment: Vec<RawKey>,
+    #[command(flatten)]
+    pub(crate) windows: WindowArgs,
 }
 
 /// A profile and how it is taken, as given on the command line.
@@ -150,6 +154,7 @@ pub(crate) fn apply(policy: &mut Policy, asked: &PolicyArgs) -> Result<(), Probl
             rule(policy, name)?.take = take;
         }
     }
+    policy.windows = asked.windows.apply(&policy.windows);
     for name in &asked.raise_epoch {
         let rule = rule(policy, name)?;
         rule.epoch = rule.epoch.saturating_add(1);
@@ -167,10 +172,8 @@ pub(crate) fn changes(before: Option<&Policy>, after: &Policy) -> Vec<String> {
             .map(|cache| format!("cache {} with priority {}", cache.url, cache.priority));
         let builders = policy.builders.iter().map(|key| format!("builder {key}"));
         let enrolment = policy.enrolment.iter().map(|key| format!("enrolment key {key}"));
-        let rest = [("windows", serde_json::to_string(&policy.windows))]
-            .into_iter()
-            .chain([("rollout", serde_json::to_string(&policy.rollout))])
-            .filter_map(|(name, json)| Some(format!("{name} {}", json.ok()?)));
+        let rollout = serde_json::to_string(&policy.rollout).map(|json| format!("rollout {json}"));
+        let rest = window_edit::describe(&policy.windows).into_iter().chain(rollout);
         profiles.chain(caches).chain(builders).chain(enrolment).chain(rest).collect()
     };
     let nothing = || lines(&empty(after.realm.clone(), after.group.clone(), after.version));

@@ -31,6 +31,7 @@ use crate::{
     roles::{self, Edit, Files},
     signer::{self, PassphraseArgs},
     trusted_realm::TrustedRealm,
+    window_edit,
 };
 
 /// How often a publication is made anew because someone else of the role was faster.
@@ -359,6 +360,9 @@ fn tell(
     }
     if !plan.manifest.health.is_empty() {
         output.say(&format!("Health    {}", health_edit::describe(&plan.manifest.health)));
+    }
+    for line in window_edit::describe(&plan.manifest.windows) {
+        output.say(&format!("Window    {}", line.trim_start_matches("window ")));
     }
     if let What::Retire(retire) = &request.what {
         output.say(match retire {

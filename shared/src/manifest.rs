@@ -18,7 +18,7 @@ use crate::{
     json::{self, JsonError},
     nix::StorePath,
     version::{Header, HeaderError, SoftwareVersion, VersionNumber},
-    window::Windows,
+    window::{WindowError, Windows},
 };
 
 /// Longest manifest that is read, in bytes.
@@ -176,6 +176,9 @@ pub enum ManifestError {
         /// The realm and target it was found at.
         expected: String,
     },
+    /// A window that could never open.
+    #[error(transparent)]
+    Window(#[from] WindowError),
     /// Values that contradict each other or a limit.
     #[error("the manifest says of `{field}`: {problem}")]
     Invalid {
@@ -297,11 +300,10 @@ impl Manifest {
             (sizes_fit, "entries", "an empty closure"),
             (self.activation.timeout > 0, "activation", "no time"),
             (self.health.problem().is_none(), "health", self.health.problem().unwrap_or_default()),
-            (self.windows.is_consistent(), "windows", crate::window::RULE),
         ];
         match rules.into_iter().find(|(holds, ..)| !holds) {
             Some((_, field, problem)) => Err(ManifestError::Invalid { field, problem }),
-            None => Ok(()),
+            None => Ok(self.windows.check()?),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     manifest::{ActivationKind, is_line},
     nix::PublicKey,
     version::{Header, HeaderError, SoftwareVersion, VersionNumber},
-    window::Windows,
+    window::{WindowError, Windows},
 };
 
 /// Longest policy that is read, in bytes.
@@ -129,6 +129,9 @@ pub enum PolicyError {
         /// The realm and target it was found at.
         expected: String,
     },
+    /// A window that could never open.
+    #[error(transparent)]
+    Window(#[from] WindowError),
     /// Values that contradict each other or a limit.
     #[error("the policy says of `{field}`: {problem}")]
     Invalid {
@@ -233,12 +236,11 @@ impl Policy {
             (!users_contain_root(&users), "profiles", "`root` as a user; say `privileged`"),
             (!privileged_user, "profiles", "a user for a privileged profile"),
             (system.is_none_or(|(_, rule)| rule.privileged), "profiles", "unprivileged `system`"),
-            (self.windows.is_consistent(), "windows", crate::window::RULE),
             ((1..=100).contains(&self.rollout.max_wave_percent), "rollout", "not 1 to 100 percent"),
         ];
         match rules.into_iter().find(|(holds, ..)| !holds) {
             Some((_, field, problem)) => Err(PolicyError::Invalid { field, problem }),
-            None => Ok(()),
+            None => Ok(self.windows.check()?),
         }
     }
 }

@@ -59,3 +59,5 @@ mod systemd;
 mod tls;
 #[cfg(test)]
 mod tuf_client;
+#[cfg(test)]
+mod windows;

@@ -160,7 +160,8 @@ fn tell(host: &Host, profile: &Profile, context: &Context) -> Result<(), Problem
 
 fn until(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse::<Timestamp>() {
-        return Ok(time);
+        let is_to_come = time > Timestamp::now();
+        return is_to_come.then_some(time).ok_or_else(|| format!("{time} is over already"));
     }
     let span: SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
     let now = Timestamp::now();

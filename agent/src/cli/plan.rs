@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use jiff::Timestamp;
 use serde::Serialize;
 use shared::closure::ClosureIndex;
 use shared::human;
@@ -11,7 +12,9 @@ use shared::id::{GroupName, ProfileName};
 use shared::nix::StorePath;
 use shared::problem::{Kind, Problem};
 use shared::report::Reason;
+use shared::time::Time;
 use shared::version::VersionNumber;
+use shared::window::Opening;
 use store::local::LocalStore;
 use store::substitute;
 
@@ -19,7 +22,8 @@ use crate::cli::{Context, Host};
 use crate::client::ClosureSource;
 use crate::converge::{Closures as _, Order};
 use crate::rounds::Rounds;
-use crate::state::{Desired, Profile, Wanted};
+use crate::state::{Desired, Profile, Wanted, closed};
+use crate::windows;
 
 /// Show what the next round would change; ends with 1 if it would change something.
 #[derive(Debug, Args)]
@@ -42,6 +46,8 @@ struct Row {
     /// `switch`, `stop` or `keep`.
     action: &'static str,
     reason: Option<Reason>,
+    /// When a window opens for it, if none is open.
+    until: Option<Time>,
     from: Option<StorePath>,
     to: Option<StorePath>,
     version: Option<VersionNumber>,
@@ -106,6 +112,7 @@ async fn plan(
         profile: order.profile.clone(),
         action: "keep",
         reason: None,
+        until: None,
         from: running.map(|running| running.path.clone()),
         to: None,
         version: None,
@@ -138,6 +145,13 @@ async fn plan(
             row.reason = tell(reason);
         }
         Desired::Keep { reason, .. } | Desired::Freeze { reason } => row.reason = tell(reason),
+    }
+    let windows = order.windows.as_deref().unwrap_or_default();
+    if row.action != "keep"
+        && let Opening::Closed { until } = windows::look(windows, Timestamp::now()).switch
+    {
+        row.until = until.map(Time::from);
+        row.reason = row.reason.or_else(|| tell(&closed("switch", until)));
     }
     Ok(row)
 }

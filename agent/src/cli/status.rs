@@ -122,6 +122,10 @@ fn one(text: &mut String, profile: &ProfileStatus, now: Timestamp) {
     if let Some(reason) = &profile.reason {
         line("Why", format!("{} [{}]", reason.text, reason.code));
     }
+    if let Some(until) = profile.until {
+        let left = human::span(Timestamp::from(until).duration_since(now));
+        line("Until", format!("{until} (in {left})"));
+    }
     if let Some(next) = &profile.next {
         line("Next", next.clone());
     }

@@ -43,6 +43,15 @@ const KEYS: &[&str] = &[
     "trust.max_age.timestamp",
     "trust.root",
     "trust.root_sha256",
+    "windows.fetch[].cron",
+    "windows.fetch[].length",
+    "windows.fetch[].zone",
+    "windows.reboot[].cron",
+    "windows.reboot[].length",
+    "windows.reboot[].zone",
+    "windows.switch[].cron",
+    "windows.switch[].length",
+    "windows.switch[].zone",
 ];
 
 /// Returns the first unknown key of a table, with the known keys that look like it.

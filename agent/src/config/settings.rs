@@ -9,6 +9,7 @@ use std::time::Duration;
 use shared::id::{Digest, GroupName, LabelName, LabelValue, ProfileName, RealmName};
 use shared::manifest::{ActivationKind, HostFacts};
 use shared::nix::PublicKey;
+use shared::window::Windows;
 use url::Url;
 
 use super::ConfigError;
@@ -65,6 +66,8 @@ pub(crate) struct Settings {
     pub(crate) activations: Option<Vec<ActivationKind>>,
     /// Whether a switch that loses the registry is undone.
     pub(crate) keeps_registry: bool,
+    /// When this host fetches, switches and reboots, within what manifests and policies allow.
+    pub(crate) windows: Windows,
     /// Which generations are kept, and when the agent collects garbage by itself.
     pub(crate) gc: Gc,
     /// What the daemon shows, and to whom.
@@ -218,6 +221,7 @@ impl Settings {
             gc,
             daemon,
             health,
+            windows,
         } = merged.written()?;
         let check = Check(merged);
         let runner = check.parse("activation.runner", &activation.runner)?;
@@ -258,6 +262,7 @@ impl Settings {
             activations: available(runner, activations),
             keeps_registry: health.registry,
             gc: gc_of(&gc),
+            windows: check.windows(windows)?,
         })
     }
 }
@@ -400,6 +405,13 @@ impl Check<'_> {
             return Err(self.invalid(key, format!("`{}` is not absolute", path.display())));
         }
         Ok(path)
+    }
+
+    fn windows(&self, written: written::Windows) -> Result<Windows, ConfigError> {
+        let written::Windows { fetch, switch, reboot } = written;
+        let windows = Windows { fetch, switch, reboot };
+        let checked = crate::windows::check(&windows);
+        checked.map_err(|error| self.invalid("windows", error)).map(|()| windows)
     }
 
     fn labels(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use shared::window::Window;
 
 use super::{ConfigError, Origin, keys};
 
@@ -57,6 +58,12 @@ max_free = 0
 [health]
 registry = false
 
+# Without windows, what manifests and policies say is all that counts.
+[windows]
+fetch = []
+switch = []
+reboot = []
+
 # `systemd` where it is the host's init: without it no units can be started.
 [activation]
 runner = "child"
@@ -79,6 +86,7 @@ pub(crate) struct Written {
     pub(super) gc: Gc,
     pub(super) daemon: Daemon,
     pub(super) health: Health,
+    pub(super) windows: Windows,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -149,6 +157,14 @@ pub(super) struct Profiles {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Activation {
     pub(super) runner: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Windows {
+    pub(super) fetch: Vec<Window>,
+    pub(super) switch: Vec<Window>,
+    pub(super) reboot: Vec<Window>,
 }
 
 #[derive(Debug, Default, Deserialize)]

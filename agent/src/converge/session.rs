@@ -7,6 +7,7 @@ use std::sync::Arc;
 use shared::human;
 use shared::id::{GroupName, ProfileName};
 use shared::problem::chain;
+use shared::window::Windows;
 use store::disk;
 use store::profile::{Generation, Profile as Links, ProfileError};
 use tokio::runtime::Runtime;
@@ -20,7 +21,7 @@ use crate::state::{
     self, Action, Activation, Attempt, Code, Event, Facts, Link, Pin, Profile, Reason, Running,
     State, Target, Ticket, Wanted,
 };
-use crate::{crash, host};
+use crate::{crash, host, windows};
 
 /// The host's lock, and one profile as the journal has it.
 pub(super) struct Session {
@@ -61,6 +62,7 @@ impl Session {
 
     /// Ends what a dead process may have left: we have the lock, so nobody is at it.
     pub(super) fn recover(&mut self) -> Result<(), ConvergeError> {
+        self.profile.open = windows::look(&self.profile.windows, now());
         let facts = Facts { link: self.link()?, boot_id: host::boot_id() };
         let (profile, actions) = state::recover(self.profile.clone(), &facts, now());
         self.act(profile, actions)?;
@@ -73,6 +75,7 @@ impl Session {
 
     /// Tells the machine of an event, and does what it says.
     pub(super) fn feed(&mut self, event: Event) -> Result<(), ConvergeError> {
+        self.profile.open = windows::look(&self.profile.windows, now());
         let (profile, actions) = state::step(self.profile.clone(), event, now());
         self.act(profile, actions)
     }
@@ -89,6 +92,13 @@ impl Session {
             | State::Confirming { .. }
             | State::RollingBack { .. }
             | State::Failed { .. } => self.recover(),
+        }
+    }
+
+    /// Goes by these windows from now on, if they are known.
+    pub(super) fn set_windows(&mut self, windows: Option<Vec<Windows>>) {
+        if let Some(windows) = windows {
+            self.profile.windows = windows;
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use shared::human;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -50,9 +51,7 @@ impl Drop for Group {
 pub(crate) async fn run(setting: &Setting) -> (Result<(), String>, String) {
     let log = Log::default();
     let outcome = run_to_end(setting, &log).await;
-    let log = String::from_utf8_lossy(&log.lock().unwrap_or_else(PoisonError::into_inner))
-        .trim_end()
-        .to_owned();
+    let log = text(&log.lock().unwrap_or_else(PoisonError::into_inner));
     (outcome, log)
 }
 
@@ -75,6 +74,13 @@ async fn run_to_end(setting: &Setting, log: &Log) -> Result<(), String> {
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => Err(describe(status)),
     }
+}
+
+/// Makes text that any terminal and any JSON reader can show.
+fn text(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let lines: Vec<String> = text.trim_end().lines().map(human::plain).collect();
+    lines.join("\n")
 }
 
 fn describe(status: ExitStatus) -> String {

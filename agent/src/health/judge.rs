@@ -122,11 +122,13 @@ impl Judge {
             return (calm && now >= passed.saturating_add(self.soak)).then_some(Verdict::Healthy);
         }
         let waits = |seen: &&Seen| {
-            // After a pause of ours, each check gets all its tries before it is too late.
-            !seen.has_passed && (!self.resumed || seen.failures >= seen.limit)
+            // No check is held against a host that had no time to try it; and after a pause of
+            // ours each gets all its tries.
+            let least = if self.resumed { seen.limit } else { 1 };
+            !seen.has_passed && seen.failures >= least
         };
         let late = self.checks.iter().find(waits).filter(|_| now >= self.deadline)?;
-        let problem = late.problem.as_deref().unwrap_or("no answer yet");
+        let problem = late.problem.as_deref().unwrap_or_default();
         let deadline = self.deadline.as_secs();
         let text = format!("{} did not pass within {deadline} s: {problem}", late.name);
         Some(Verdict::Unhealthy(text))
@@ -221,9 +223,12 @@ mod tests {
         let tries: Vec<_> = (0..70).map(|now| (now, 0, false)).collect();
         let told = unhealthy("c0 did not pass within 60 s: answered 502");
         assert_eq!(play(&mut judge, &tries, 70), Some((60, told)));
-        let mut silent = Judge::new(&health(60, 0, &[2]), None, false);
-        let told = unhealthy("c0 did not pass within 60 s: no answer yet");
-        assert_eq!(play(&mut silent, &[], 70), Some((60, told)));
+        // Each try has an end of its own, and what it finds counts.
+        let mut slow = Judge::new(&health(60, 0, &[2]), None, false);
+        assert_eq!(play(&mut slow, &[(70, 0, true)], 70), Some((70, Verdict::Healthy)));
+        let mut slow = Judge::new(&health(60, 0, &[2]), None, false);
+        let told = unhealthy("c0 did not pass within 60 s: answered 502");
+        assert_eq!(play(&mut slow, &[(70, 0, false)], 70), Some((70, told)));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Bytes of checks, as JSON, that all remembered generations together may have.
-const MAX_REMEMBERED_CHECKS: usize = 16 * 1024;
+const MAX_REMEMBERED_CHECKS: usize = 2 * 1024;
 
 /// What a switch may take beyond what its manifest allows it: other switches, a slow disk.
 const SLACK: Duration = Duration::from_secs(300);
@@ -217,14 +217,14 @@ impl Profile {
         self.decide(now)
     }
 
-    pub(super) fn remember(&mut self, running: Running) {
+    pub(crate) fn remember(&mut self, running: Running) {
         self.confirmed.retain(|known| known.generation != running.generation);
         self.confirmed.push(running);
         let excess = self.confirmed.len().saturating_sub(MAX_CONFIRMED);
         self.confirmed.drain(..excess);
         // The journal must stay small: the oldest generations lose their checks, not their place.
         let mut room = MAX_REMEMBERED_CHECKS;
-        for known in self.confirmed.iter_mut().rev() {
+        for known in self.confirmed.iter_mut().rev().filter(|it| !it.checkup.health.is_empty()) {
             match room.checked_sub(known.checkup.health.len()) {
                 Some(left) => room = left,
                 None => known.checkup.health = Health::default(),

@@ -65,6 +65,8 @@ pub(crate) enum Code {
     StoreFailed,
     /// The agent's own state could not be read or written.
     StateFailed,
+    /// No window is open for what comes next.
+    WindowClosed,
     /// The closure is there; the switch comes next.
     Ready,
     /// The fetch is under way.
@@ -156,6 +158,7 @@ impl Code {
             | Self::UserRefused
             | Self::UnitsRefused
             | Self::NoDeadMan
+            | Self::WindowClosed
             | Self::Ready => StateWord::Waiting,
         }
     }

@@ -1,6 +1,7 @@
 //! The transition function.
 
 use jiff::{SignedDuration, Timestamp};
+use shared::window::Opening;
 
 use super::{
     Action, Attempt, Code, Desired, EpochVersion, Event, MAX_PHASES, MAX_STARTS, Obstacle, Pause,
@@ -173,7 +174,8 @@ impl Profile {
                 *failures
             }
             State::Steady { obstacle: Some(obstacle) } if obstacle.wanted == wanted => {
-                if now < obstacle.until {
+                // Windows may change before they open.
+                if now < obstacle.until && obstacle.reason.code != Code::WindowClosed {
                     return self.rest();
                 }
                 obstacle.failures
@@ -191,6 +193,13 @@ impl Profile {
                 0
             }
         };
+        if let Opening::Closed { until } = self.open.fetch {
+            let reason = closed("fetch", until);
+            let until = until.or_else(|| now.checked_add(MAX_BACKOFF).ok()).unwrap_or(now);
+            let obstacle = Obstacle { wanted, reason, until, failures };
+            self.state = State::Steady { obstacle: Some(obstacle) };
+            return self.rest();
+        }
         self.state = State::Fetching { wanted: wanted.clone(), failures, pause: None };
         (self, vec![Action::Fetch(wanted)])
     }
@@ -280,11 +289,14 @@ impl Profile {
             Target::Generation { .. } => true,
             Target::Wanted { wanted } => {
                 !self.is_pinned(now)
+                    && self.open.switch == Opening::Open
                     && !self.refuses(wanted.version)
                     && matches!(&self.desired, Desired::Run { wanted: asked } if asked == wanted)
             }
             Target::Nothing => {
-                !self.is_pinned(now) && matches!(&self.desired, Desired::Stop { .. })
+                !self.is_pinned(now)
+                    && self.open.switch == Opening::Open
+                    && matches!(&self.desired, Desired::Stop { .. })
             }
         }
     }
@@ -400,6 +412,15 @@ impl Profile {
             record.phases.push(Phase { word, at: now });
         }
     }
+}
+
+/// Says that nothing may be done before a window opens.
+pub(crate) fn closed(what: &str, until: Option<Timestamp>) -> Reason {
+    let text = match until {
+        Some(until) => format!("no window is open to {what} until {until}"),
+        None => format!("no window to {what} ever opens"),
+    };
+    Reason::new(Code::WindowClosed, text)
 }
 
 fn backoff(failures: u32) -> SignedDuration {

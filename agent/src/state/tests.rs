@@ -74,6 +74,9 @@ enum Happening {
     /// The dead man wakes for the attempt of this number, or for the last one; the process has
     /// died, or is checking health.
     DeadMan(Option<u8>),
+    Windows(bool, bool),
+    Looked(bool),
+    Confirm,
     Reboot,
     BootEntryGone,
 }
@@ -84,6 +87,7 @@ struct Host {
     pending: Vec<Action>,
     now: Timestamp,
     pin: Option<Pin>,
+    open: Openings,
     generations: BTreeMap<u64, StorePath>,
     link: Option<u64>,
     /// What was activated last.
@@ -105,6 +109,7 @@ impl Host {
             pending: Vec::new(),
             now,
             pin: None,
+            open: Openings::default(),
             generations: BTreeMap::new(),
             link: None,
             active: None,
@@ -124,6 +129,7 @@ impl Host {
 
     fn restart(&mut self) {
         self.pending.clear();
+        self.profile.open = self.open;
         self.profile.pin.clone_from(&self.pin);
         let facts = Facts { link: self.link(), boot_id: self.boots.to_string() };
         let (profile, actions) = recover(self.profile.clone(), &facts, self.now);
@@ -132,6 +138,7 @@ impl Host {
     }
 
     fn feed(&mut self, event: Event) {
+        self.profile.open = self.open;
         self.profile.pin.clone_from(&self.pin);
         let (profile, actions) = step(self.profile.clone(), event, self.now);
         self.take(profile, actions);
@@ -141,9 +148,17 @@ impl Host {
         let json = serde_json::to_string(&profile).unwrap();
         let mut read: Profile = serde_json::from_str(&json).unwrap();
         read.pin.clone_from(&self.pin);
+        read.open = self.open;
         assert_eq!(read, profile, "the journal holds all of it");
         assert!(profile.floor >= self.profile.floor, "the floor only rises");
         for action in &actions {
+            if let Action::Switch(Attempt { target, starts: 1, .. }) = action {
+                let by_hand = matches!(target, Target::Generation { .. });
+                assert!(by_hand || self.open.switch == Opening::Open, "no switch past a window");
+            }
+            if let Action::Fetch(_) = action {
+                assert_eq!(self.open.fetch, Opening::Open, "no fetch past a window");
+            }
             if let Action::Switch(Attempt { target: Target::Wanted { wanted }, starts, .. }) =
                 action
             {
@@ -177,6 +192,7 @@ impl Host {
         if let (true, Some(link)) = (resting, self.link()) {
             assert!(self.good.contains(&link.path), "rests on a bad generation");
         }
+        assert!(explained.until.is_none_or(|_| explained.word != StateWord::Converged));
         if explained.word == StateWord::Converged
             && let Desired::Run { wanted } = &self.profile.desired
         {
@@ -347,6 +363,23 @@ impl Host {
                 self.feed(Event::Woke);
             }
             Happening::DeadMan(attempt) => self.dead_man(attempt),
+            Happening::Windows(fetch, switch) => {
+                let until = self.now.checked_add(SignedDuration::from_hours(1)).ok();
+                let opening = |open| if open { Opening::Open } else { Opening::Closed { until } };
+                self.open = Openings { fetch: opening(fetch), switch: opening(switch) };
+                self.feed(Event::Woke);
+            }
+            Happening::Looked(well) => {
+                let generation = self.profile.running.as_ref().map_or(7, |it| it.generation);
+                let found = (!well).then(|| Reason::new(Code::Unhealthy, "a test says so"));
+                self.feed(Event::Looked(generation, found));
+            }
+            Happening::Confirm => {
+                if matches!(self.profile.state, State::Confirming { .. }) {
+                    self.good.extend(self.link().map(|link| link.path));
+                }
+                self.feed(Event::Confirm);
+            }
             Happening::Reboot => self.reboot(),
             Happening::BootEntryGone => self.feed(Event::BootEntryGone),
             Happening::Retry => self.feed(Event::Retry),
@@ -439,6 +472,9 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => any::<u8>().prop_map(Happening::RollBack),
         1 => (0_u8..4).prop_map(Happening::Stranger),
         2 => proptest::option::of(0_u8..8).prop_map(Happening::DeadMan),
+        1 => any::<(bool, bool)>().prop_map(|(fetch, switch)| Happening::Windows(fetch, switch)),
+        1 => any::<bool>().prop_map(Happening::Looked),
+        1 => Just(Happening::Confirm),
         1 => Just(Happening::Reboot),
         1 => Just(Happening::BootEntryGone),
     ]
@@ -457,11 +493,14 @@ proptest! {
             host.happens(happening);
         }
         host.pin = None;
+        host.open = Openings::default();
         host.reboot();
         host.feed(Event::Desired(Desired::Run { wanted: wanted(version(3, 1), root) }));
         host.settle();
         host.feed(Event::Desired(Desired::Run { wanted: wanted(version(3, 2), root) }));
         host.settle();
+        let generation = host.link().unwrap().generation;
+        host.feed(Event::Looked(generation, None));
         prop_assert_eq!(host.profile.explain(host.now).word, StateWord::Converged);
         prop_assert_eq!(host.link().unwrap().path, path(root));
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use shared::state_word::StateWord;
 
+use super::step::closed;
 use super::{Code, Desired, EpochVersion, Profile, Reason, State, Target};
 
 /// A profile's state as people and programs see it.
@@ -14,6 +15,8 @@ pub(crate) struct Explained {
     pub(crate) word: StateWord,
     /// Since when.
     pub(crate) since: Timestamp,
+    /// Until when, if that is known beforehand.
+    pub(crate) until: Option<Timestamp>,
     /// Why; always there unless the word is `converged`.
     pub(crate) reason: Option<Reason>,
     /// The next command; always there unless the word is `converged`.
@@ -35,12 +38,19 @@ impl Profile {
             return Explained {
                 word: StateWord::Converged,
                 since: self.since,
+                until: None,
                 reason: None,
                 next: None,
             };
         };
         let next = self.next_command(word, reason.code);
-        Explained { word, since: self.since, reason: Some(reason), next }
+        let is_own = self.doing().is_some_and(|(doing, _)| doing == word);
+        let until = if word == StateWord::Pinned {
+            self.pin.as_ref().and_then(|pin| pin.until)
+        } else {
+            self.pause().filter(|_| is_own)
+        };
+        Explained { word, since: self.since, until, reason: Some(reason), next }
     }
 
     /// What the documents say against a change.
@@ -83,6 +93,10 @@ impl Profile {
             }
             State::Fetching { pause: None, wanted, .. } => {
                 told(StateWord::Fetching, Code::InProgress, format!("fetches {}", wanted.version))
+            }
+            State::Staged { .. } if self.closed_until().is_some() => {
+                let until = self.closed_until().flatten();
+                Some((StateWord::Waiting, closed("switch", until)))
             }
             State::Staged { target } => {
                 told(StateWord::Waiting, Code::Ready, format!("ready to {target}"))
@@ -135,7 +149,8 @@ impl Profile {
                 Code::Unsupported
                 | Code::NotAllowed
                 | Code::VersionWentBack
-                | Code::UnitsRefused => {
+                | Code::UnitsRefused
+                | Code::WindowClosed => {
                     format!("agent plan {name}")
                 }
                 Code::ProfileClaimedTwice => "agent plan".to_owned(),

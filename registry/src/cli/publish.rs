@@ -16,6 +16,7 @@ use crate::{
     health_edit::HealthArgs,
     publish::{self, Consent, Published, Request, What},
     signer::PassphraseArgs,
+    window_edit::WindowArgs,
 };
 
 /// Publish signed desired state
@@ -65,6 +66,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     health: HealthArgs,
     #[command(flatten)]
+    windows: WindowArgs,
+    #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
     ask: Ask,
@@ -108,6 +111,7 @@ fn request(args: Args) -> Result<Request, Problem> {
         activation: args.activation,
         timeout: args.timeout,
         health: args.health.read()?,
+        windows: args.windows,
     };
     let (target, over, key) = (args.target, args.if_version, args.key);
     Ok(Request { target, group, profile, what, wish, over, key })
@@ -135,6 +139,7 @@ fn answer(
         "version": manifest.version,
         "entries": manifest.entries,
         "health": manifest.health,
+        "windows": manifest.windows,
         "retire": manifest.retire,
         "caches": caches,
         "diff": published.diff,

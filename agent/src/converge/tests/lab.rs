@@ -195,6 +195,7 @@ impl Lab {
             group: group.parse().unwrap(),
             profile: name(profile),
             desired: desired.clone(),
+            windows: None,
             caches: Caches { locations, trusted: TrustedKeys::default(), network },
             limits: Limits::default(),
             gc: Gc::default(),

@@ -220,3 +220,115 @@ fn a_lost_journal_keeps_what_runs_until_the_operator_or_a_newer_version_says_oth
     host.settle();
     assert_eq!(host.active, Some(path(2)));
 }
+
+#[test]
+fn closed_windows_hold_back_fetch_and_switch_each_for_itself_and_say_until_when() {
+    let mut host = converged_on(1, 2);
+    let until = host.now.checked_add(SignedDuration::from_hours(1)).unwrap();
+    let told = |host: &Host| {
+        let explained = host.profile.explain(host.now);
+        (explained.word, explained.reason.unwrap().code, explained.until)
+    };
+    host.happens(Happening::Windows(false, false));
+    host.feed(Event::Desired(run(2, 4)));
+    assert!(host.pending.is_empty());
+    assert_eq!(told(&host), (StateWord::Waiting, Code::WindowClosed, Some(until)));
+    assert_eq!(host.profile.wakes_at(host.now), Some(until));
+    host.happens(Happening::Windows(true, false));
+    host.settle();
+    assert!(matches!(host.profile.state, State::Staged { .. }), "fetched, and not switched");
+    assert_eq!(told(&host), (StateWord::Waiting, Code::WindowClosed, Some(until)));
+    assert_eq!(host.profile.wakes_at(host.now), Some(until));
+    assert_eq!(host.active, Some(path(2)));
+    // Somebody on the host may go back at any time.
+    host.happens(Happening::RollBack(0));
+    host.settle();
+    assert_eq!(host.profile.explain(host.now).word, StateWord::Pinned);
+    host.happens(Happening::Unpin);
+    host.happens(Happening::Windows(true, true));
+    host.settle();
+    assert_eq!(host.active, Some(path(4)));
+    // What team or owners stop is stopped in a window as well.
+    host.happens(Happening::Windows(true, false));
+    host.feed(Event::Desired(stop()));
+    host.settle();
+    assert_eq!(host.active, Some(path(4)));
+    host.happens(Happening::Windows(true, true));
+    host.settle();
+    assert_eq!(host.active, None);
+}
+
+#[test]
+fn what_falls_ill_after_it_was_confirmed_is_told_and_stays() {
+    let mut host = converged_on(1, 1);
+    let explained = |host: &Host| host.profile.explain(host.now);
+    host.happens(Happening::Looked(false));
+    let told = explained(&host);
+    assert_eq!((told.word, told.reason.unwrap().code), (StateWord::Failed, Code::Unhealthy));
+    assert_eq!(told.next.unwrap(), "agent health app");
+    assert_eq!((host.pending.len(), host.active.clone()), (0, Some(path(1))));
+    assert_eq!(host.profile.healthy_since, None);
+    host.feed(Event::Looked(99, None));
+    assert_eq!(explained(&host).word, StateWord::Failed, "that was another generation");
+    host.happens(Happening::Looked(true));
+    assert_eq!(explained(&host).word, StateWord::Converged);
+    // A newer version that passes its checks is the cure as well.
+    host.happens(Happening::Looked(false));
+    host.feed(Event::Desired(run(2, 3)));
+    host.settle();
+    assert_eq!(explained(&host).word, StateWord::Converged);
+}
+
+#[test]
+fn what_is_not_healthy_after_going_back_either_is_loud() {
+    let mut host = converged_on(1, 1);
+    host.feed(Event::Desired(run(2, 3)));
+    until_switching(&mut host);
+    host.act(End::Works);
+    host.act(End::Fails);
+    assert!(matches!(host.pending.as_slice(), [Action::RollBack(_)]));
+    host.act(End::Works);
+    assert!(matches!(host.pending.as_slice(), [Action::CheckHealth(_)]), "what ran before, too");
+    host.act(End::CrashBefore);
+    assert!(matches!(host.pending.as_slice(), [Action::CheckHealth(_)]), "and it goes on there");
+    host.act(End::Fails);
+    let told = host.profile.explain(host.now);
+    assert_eq!((told.word, told.reason.unwrap().code), (StateWord::Failed, Code::RollbackFailed));
+    assert_eq!(host.link().unwrap().path, path(1));
+}
+
+#[test]
+fn the_verdict_on_another_attempt_decides_nothing() {
+    let mut host = converged_on(1, 1);
+    host.feed(Event::Desired(run(2, 3)));
+    until_switching(&mut host);
+    host.act(End::Works);
+    let state = host.profile.state.clone();
+    let reason = Reason::new(Code::HealthFailed, "a test says so");
+    for event in [
+        Event::Healthy("another".into()),
+        Event::Passed("another".into()),
+        Event::Unhealthy("another".into(), reason, String::new()),
+        Event::RollbackFailed(Reason::new(Code::RollbackFailed, "late"), String::new()),
+    ] {
+        host.feed(event);
+        assert_eq!(host.profile.state, state);
+    }
+}
+
+#[test]
+fn a_reboot_while_checks_run_gives_them_all_their_time_again() {
+    let mut host = converged_on(1, 1);
+    host.feed(Event::Desired(run(2, 3)));
+    until_switching(&mut host);
+    host.act(End::Works);
+    let id = host.profile.examination().unwrap().id;
+    host.feed(Event::Passed(id.clone()));
+    host.happens(Happening::Later(100));
+    host.act(End::CrashBefore);
+    let resumed = host.profile.examination().unwrap();
+    assert!(resumed.begun < host.now && resumed.passed.is_some(), "a new process goes on");
+    host.reboot();
+    let anew = host.profile.examination().unwrap();
+    assert_eq!((anew.id, anew.begun, anew.passed), (id, host.now, None));
+}
