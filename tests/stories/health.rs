@@ -219,7 +219,7 @@ fn checks_that_no_host_would_take_are_not_published() {
     refused(&["--check", "a=registry", "--deadline", "90000"], "more than a day");
     story.publish_path(&path, &["--check", "it=unit:web.service"]).ok();
     story.host.run(&["once"]).fails(1);
-    assert_eq!(story.host.state("web"), "waiting unsupported");
+    assert_eq!(story.host.state("web"), "waiting not_allowed");
 }
 
 #[test]
