@@ -42,8 +42,12 @@ struct Follower {
     task: JoinHandle<()>,
 }
 
-/// Runs until cancelled.
-pub(crate) async fn run(settings: &Settings, cancel: &CancellationToken) -> Result<(), Problem> {
+/// Runs until cancelled; `process` is cancelled as well unless it runs again with other settings.
+pub(crate) async fn run(
+    settings: &Settings,
+    cancel: &CancellationToken,
+    process: &CancellationToken,
+) -> Result<(), Problem> {
     let mut rounds = Rounds::new(settings)?;
     let recovered = rounds.converger().recover().await.map_err(|error| error.problem())?;
     let mut service = Service::start(settings, rounds.converger(), cancel).await?;
@@ -85,9 +89,10 @@ pub(crate) async fn run(settings: &Settings, cancel: &CancellationToken) -> Resu
         }
         rest(pause, cancel).await;
     }
-    service.stopping();
+    let is_last = process.is_cancelled();
+    service.stopping(is_last);
     drain(followers, [reports, collector]).await;
-    service.stopped().await;
+    service.stopped(is_last).await;
     Ok(())
 }
 

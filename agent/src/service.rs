@@ -144,26 +144,38 @@ impl Service {
         Watcher(Arc::clone(&self.shown))
     }
 
-    /// The daemon is about to stop.
-    pub(crate) fn stopping(&self) {
+    /// The daemon is about to stop, or to begin again with other settings.
+    pub(crate) fn stopping(&self, is_last: bool) {
         self.pulse.idle();
-        notify::stopping();
+        if is_last {
+            notify::stopping();
+        } else {
+            notify::reloading();
+        }
     }
 
     /// The daemon has come to its end.
-    pub(crate) async fn stopped(self) {
+    pub(crate) async fn stopped(self, is_last: bool) {
         let Self { tasks, pulse, .. } = self;
         drop(pulse);
         for task in tasks {
             // Each ends with the daemon's cancellation; a panic was logged.
             drop(task.await);
         }
-        tracing::info!(MESSAGE_ID = message_id::STOPPED, "the agent stops; what runs goes on");
+        if is_last {
+            tracing::info!(MESSAGE_ID = message_id::STOPPED, "the agent stops; what runs goes on");
+        }
     }
 
     fn tell(&self) {
         self.shown.tell();
     }
+}
+
+/// The configuration was to be read again, and that of before holds.
+pub(crate) fn kept_configuration() {
+    notify::reloading();
+    notify::ready();
 }
 
 /// Writes to the log that a profile is in a state now, so that a journal's reader finds it.

@@ -2,7 +2,7 @@
 
 use futures_util::future::select_all;
 use shared::problem::{Kind, Problem};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Returns what is cancelled by SIGTERM, SIGINT, or the end of the terminal that a command was typed
@@ -52,6 +52,12 @@ fn cancelled_by(signals: &[SignalKind]) -> Result<CancellationToken, Problem> {
         }
     }));
     Ok(stop)
+}
+
+/// Returns the signals that ask the process to read its configuration again.
+pub(crate) fn hangups() -> Result<Signal, Problem> {
+    signal(SignalKind::hangup())
+        .map_err(|error| Problem::from_error(Kind::Runtime, "signal", &error))
 }
 
 #[expect(clippy::exit, reason = "asked for twice, and everything here survives it")]

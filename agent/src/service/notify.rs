@@ -22,6 +22,13 @@ pub(super) fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 
+/// The daemon reads its configuration again; it says [`ready`] once that is done.
+pub(super) fn reloading() {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
+    send(&[NotifyState::Reloading, NotifyState::MonotonicUsec(micros)]);
+}
+
 /// The state of the daemon in one line.
 pub(super) fn status(line: &str) {
     send(&[NotifyState::Status(line)]);

@@ -48,6 +48,41 @@ fn a_daemon_follows_what_is_published_and_yields_to_its_operator() {
 }
 
 #[test]
+fn a_daemon_takes_a_changed_configuration_on_sighup_and_keeps_the_old_one_if_it_is_bad() {
+    let builder = Builder::new();
+    let realm = realm(&builder, &["web"]);
+    let web = team(&realm, "web");
+    let host = Host::enrol(&realm, "eu", "host-1");
+    host.configure("[registry]\npoll = 1\nwait = 5\n");
+    publish(&web, &builder, "web", ACTIVATE);
+    let mut daemon = Service::start(host.agent().arg("run"), "converged");
+    becomes(&host, "converged");
+    let hang_up = |daemon: &Service| {
+        let id = rustix::process::Pid::from_raw(daemon.id().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(id, rustix::process::Signal::HUP).unwrap();
+    };
+    let drop_in = host.state_dir().parent().unwrap().join("agent.toml.d/50.toml");
+    std::fs::write(&drop_in, "[profile]\nallow = []\n").unwrap();
+    hang_up(&daemon);
+    let told = daemon.says("that of before holds");
+    assert!(told.contains("unknown key `profile.allow`; did you mean `profiles.allow`?"), "{told}");
+    std::fs::write(&drop_in, "state_dir = \"/elsewhere\"\n").unwrap();
+    hang_up(&daemon);
+    daemon.says("`state_dir` cannot change while the agent runs");
+    publish(&web, &builder, "web", &format!("{ACTIVATE}; true"));
+    runs(&host, "2");
+    becomes(&host, "converged");
+
+    std::fs::write(&drop_in, "[profiles]\nallow = [\"db\"]\n").unwrap();
+    hang_up(&daemon);
+    becomes(&host, "waiting not_allowed");
+    std::fs::remove_file(&drop_in).unwrap();
+    hang_up(&daemon);
+    becomes(&host, "converged");
+    assert_eq!(daemon.terminate(), Some(0));
+}
+
+#[test]
 fn a_daemon_that_is_told_to_end_ends_a_switch_first() {
     let builder = Builder::new();
     let realm = realm(&builder, &["web"]);
