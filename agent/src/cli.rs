@@ -4,10 +4,13 @@ mod activate_boot;
 mod completions;
 mod config;
 mod copy_closure;
+mod diff;
+mod doctor;
 mod enroll;
 mod gc;
 mod generations;
 mod health;
+mod history;
 mod host;
 mod once;
 mod pin;
@@ -92,6 +95,7 @@ pub(crate) enum Command {
     Status(status::StatusArgs),
     Plan(plan::PlanArgs),
     Generations(generations::GenerationsArgs),
+    Diff(diff::DiffArgs),
     Rollback(pin::RollbackArgs),
     Pin(pin::PinArgs),
     Unpin(pin::UnpinArgs),
@@ -99,6 +103,9 @@ pub(crate) enum Command {
     Recover(recover::RecoverArgs),
     Confirm(pin::ConfirmArgs),
     Health(health::HealthArgs),
+    Doctor(doctor::DoctorArgs),
+    History(history::HistoryArgs),
+    Logs(history::LogsArgs),
     CopyClosure(copy_closure::CopyClosureArgs),
     Gc(gc::GcArgs),
     #[command(subcommand)]
@@ -131,6 +138,7 @@ impl Command {
             | Self::Status(_)
             | Self::Plan(_)
             | Self::Generations(_)
+            | Self::Diff(_)
             | Self::Rollback(_)
             | Self::Pin(_)
             | Self::Unpin(_)
@@ -138,6 +146,9 @@ impl Command {
             | Self::Recover(_)
             | Self::Confirm(_)
             | Self::Health(_)
+            | Self::Doctor(_)
+            | Self::History(_)
+            | Self::Logs(_)
             | Self::Config(_)
             | Self::Completions(_)
             | Self::ActivateBoot(_)
@@ -168,6 +179,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Probl
         Command::Status(args) => status::run(&args, context).await,
         Command::Plan(args) => plan::run(args, context).await,
         Command::Generations(args) => generations::run(&args, context),
+        Command::Diff(args) => diff::run(&args, context),
         Command::Rollback(args) => pin::rollback(args, context).await,
         Command::Pin(args) => pin::pin(args, context).await,
         Command::Unpin(args) => pin::unpin(args, context).await,
@@ -175,6 +187,9 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<(), Probl
         Command::Confirm(args) => pin::confirm(args, context).await,
         Command::Health(args) => health::run(args, context).await,
         Command::Recover(args) => recover::run(args, context).await,
+        Command::Doctor(args) => doctor::run(args, context).await,
+        Command::History(args) => history::history(&args, context),
+        Command::Logs(args) => history::logs(&args, context),
         Command::CopyClosure(args) => copy_closure::run(args, context).await,
         Command::Gc(args) => gc::run(args, context).await,
         Command::Store(command) => store::run(command, context).await,

@@ -19,6 +19,7 @@ mod files;
 mod floors;
 mod gc;
 mod health;
+mod history;
 mod host;
 mod host_lock;
 mod identity;

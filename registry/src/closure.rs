@@ -7,6 +7,7 @@ use std::{
 
 use shared::{
     closure::ClosureIndex,
+    diff::{Closure, Weight},
     hints::{Hints, NarHint},
     nix::{PathInfo, StorePath, TrustedKeys},
     policy::Policy,
@@ -18,7 +19,6 @@ use store::{
 };
 
 use crate::{
-    diff::{Closure, Weight},
     output::Output,
     preflight::{self, Flaw, Sources, Survey},
 };

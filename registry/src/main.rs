@@ -18,7 +18,6 @@ mod client;
 mod closure;
 mod config;
 mod db;
-mod diff;
 mod draft;
 mod files;
 mod health_edit;

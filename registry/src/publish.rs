@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use shared::{
     api::PublishReceipt,
     closure::{self, ClosureIndex},
+    diff::{self, Closure, Diff, Weight},
     human,
     id::{GroupName, ProfileName, System, TargetPath},
     manifest::{self, Manifest, Retire},
@@ -24,7 +25,6 @@ use crate::{
     client::{Client, Source},
     closure::{Complete, StoreArgs},
     config::Settings,
-    diff::{self, Closure, Diff, Weight},
     draft::{self, Content, Place, Wish},
     health_edit,
     output::Output,

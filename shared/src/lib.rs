@@ -10,6 +10,7 @@
 pub mod api;
 pub mod certificate;
 pub mod closure;
+pub mod diff;
 pub mod feature;
 pub mod health;
 pub mod hints;

@@ -81,6 +81,14 @@ fn a_version_that_fails_its_own_check_is_undone_and_the_next_one_is_taken() {
     let journal = fs::read_to_string(host.state_dir().join("journal/web.json")).unwrap();
     assert!(journal.contains("no disk") && !journal.contains("hunter2"), "{journal}");
     host.run(&["once"]).fails(8);
+    let history = host.run(&["history", "web"]).ok();
+    let lines: Vec<&str> = history.lines().collect();
+    assert_eq!(lines.len(), 2, "{history}");
+    assert!(lines[0].contains("#1 → #2") && lines[0].contains("rolled back"), "{history}");
+    assert!(lines[1].contains("nothing → #1") && lines[1].contains("confirmed"), "{history}");
+    let told = host.run(&["logs"]).ok();
+    assert!(told.contains("no disk") && !told.contains("hunter2"), "{told}");
+    host.run(&["logs", "nonsense"]).fails(2);
 
     let fixed = story.publish("true", &[]);
     host.run(&["once"]).ok();

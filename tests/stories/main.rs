@@ -32,6 +32,8 @@ mod house;
 #[cfg(test)]
 mod local_store;
 #[cfg(test)]
+mod looking;
+#[cfg(test)]
 mod machines;
 #[cfg(test)]
 mod network;

@@ -21,7 +21,7 @@ use crate::state::{
     self, Action, Activation, Attempt, Code, Event, Facts, Link, Pin, Profile, Reason, Running,
     State, Target, Ticket, Wanted,
 };
-use crate::{crash, host, windows};
+use crate::{crash, history, host, windows};
 
 /// The host's lock, and one profile as the journal has it.
 pub(super) struct Session {
@@ -188,6 +188,7 @@ impl Session {
             // Before the journal: nothing is accepted that could be forgotten.
             self.inner.floors.raise(group, &self.profile.name, floor)?;
         }
+        self.remember_attempt();
         self.inner.journal.write(&self.profile)?;
         let known = self.saved.as_ref().map(|saved| (&saved.state, saved.since));
         if known != Some((&self.profile.state, self.profile.since)) {
@@ -197,6 +198,16 @@ impl Session {
         }
         self.saved = Some(self.profile.clone());
         Ok(())
+    }
+
+    /// Writes down what became of an attempt, for people; nothing depends on it.
+    fn remember_attempt(&self) {
+        let ended = self.saved.as_ref().and_then(|it| history::ended(it, &self.profile, now()));
+        let Some(entry) = ended else { return };
+        if let Err(error) = history::append(&self.inner.place.state_dir, &self.profile.name, &entry)
+        {
+            tracing::warn!(profile = %self.profile.name, "cannot keep history: {}", chain(&error));
+        }
     }
 
     /// Checks that the host has all that the switch will need.

@@ -1,63 +1,75 @@
-//! What changes between two closures, told by package as people think of it. Pure.
+//! What changes between two closures, told by package as people think of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use owo_colors::OwoColorize as _;
 use serde::Serialize;
-use shared::{human, nix::StorePath};
+
+use crate::{human, nix::StorePath};
 
 /// How much one path weighs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Weight {
+pub struct Weight {
     /// The size of its NAR.
-    pub(crate) nar: u64,
+    pub nar: u64,
     /// The size of the file that a cache sends for it, where that is known.
-    pub(crate) file: Option<u64>,
+    pub file: Option<u64>,
 }
 
 /// The paths of a closure.
-pub(crate) type Closure = BTreeMap<StorePath, Weight>;
+pub type Closure = BTreeMap<StorePath, Weight>;
 
 /// What happens to a package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Change {
+pub enum Change {
     /// Other versions.
     Changed,
     /// The same versions, built anew.
     Rebuilt,
+    /// It was not there.
     Added,
+    /// It is there no more.
     Removed,
 }
 
 /// One package that is not as it was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Package {
-    pub(crate) name: String,
-    pub(crate) change: Change,
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// What happens to it.
+    pub change: Change,
     /// The versions before; a package without a version has an empty one.
-    pub(crate) before: Vec<String>,
-    pub(crate) after: Vec<String>,
-    pub(crate) size_before: u64,
-    pub(crate) size_after: u64,
+    pub before: Vec<String>,
+    /// The versions after.
+    pub after: Vec<String>,
+    /// Bytes of those of its paths that go.
+    pub size_before: u64,
+    /// Bytes of those of its paths that come.
+    pub size_after: u64,
 }
 
 /// All that changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Diff {
-    pub(crate) packages: Vec<Package>,
-    pub(crate) size_before: u64,
-    pub(crate) size_after: u64,
+pub struct Diff {
+    /// Each package that is not as it was.
+    pub packages: Vec<Package>,
+    /// Bytes of the closure before.
+    pub size_before: u64,
+    /// Bytes of the closure after.
+    pub size_after: u64,
     /// How many paths a host lacks that has the closure of before.
-    pub(crate) new_paths: usize,
+    pub new_paths: usize,
     /// How many bytes it must download for them; NAR sizes where no file size is known.
-    pub(crate) download: u64,
+    pub download: u64,
     /// Whether a NAR size stands in for a file size in `download`.
-    pub(crate) download_is_upper_bound: bool,
+    pub download_is_upper_bound: bool,
 }
 
 /// Compares two closures.
-pub(crate) fn diff(before: &Closure, after: &Closure) -> Diff {
+#[must_use]
+pub fn diff(before: &Closure, after: &Closure) -> Diff {
     let old = packages(before, after);
     let new = packages(after, before);
     let names: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
@@ -83,7 +95,14 @@ pub(crate) fn diff(before: &Closure, after: &Closure) -> Diff {
 
 impl Diff {
     /// Writes one line for each package, up to so many, then a line for the whole.
-    pub(crate) fn render(&self, most: usize) -> String {
+    #[must_use]
+    pub fn render(&self, most: usize) -> String {
+        format!("{}{}\n", self.list(most), self.summary())
+    }
+
+    /// Writes one line for each package, up to so many.
+    #[must_use]
+    pub fn list(&self, most: usize) -> String {
         let shown = self.packages.get(..most).unwrap_or(&self.packages);
         let width = shown.iter().map(|package| package.name.len()).max().unwrap_or(0);
         let moves: Vec<String> = shown.iter().map(Package::versions).collect();
@@ -103,13 +122,12 @@ impl Diff {
         if hidden > 0 {
             text.push_str(&format!("  and {hidden} more\n"));
         }
-        text.push_str(&self.summary());
-        text.push('\n');
         text
     }
 
-    /// Says the whole in one line.
-    pub(crate) fn summary(&self) -> String {
+    /// Says how many packages change, and what the closure weighs.
+    #[must_use]
+    pub fn counts(&self) -> String {
         let count = |change| self.packages.iter().filter(|p| p.change == change).count();
         let counts: Vec<String> = [
             (count(Change::Changed), "changed"),
@@ -122,11 +140,17 @@ impl Diff {
         .map(|(count, word)| format!("{count} {word}"))
         .collect();
         let counts = if counts.is_empty() { "no package".to_owned() } else { counts.join(", ") };
+        let change = human::size_change(self.size_before, self.size_after);
+        format!("{counts} · closure {} ({change})", human::size(self.size_after))
+    }
+
+    /// Says the whole in one line.
+    #[must_use]
+    pub fn summary(&self) -> String {
         let most = if self.download_is_upper_bound { "at most " } else { "" };
         format!(
-            "{counts} · closure {} ({}) · a host downloads {most}{} in {}",
-            human::size(self.size_after),
-            human::size_change(self.size_before, self.size_after),
+            "{} · a host downloads {most}{} in {}",
+            self.counts(),
             human::size(self.download),
             human::count(self.new_paths, "path"),
         )
