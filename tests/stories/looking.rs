@@ -34,7 +34,7 @@ fn two_generations_differ_by_packages_and_every_switch_is_remembered() {
     host.run(&["once"]).ok();
     let told = host.run(&["diff", "web"]);
     assert!(told.stdout.contains("web generation 1 → 2\n~ web  1.0 → 2.0"), "{told}");
-    assert!(told.stdout.ends_with("1 changed · closure 128 B (+0 B)\n"), "{told}");
+    assert!(told.stdout.ends_with("1 changed · closure 496 B (+0 B)\n"), "{told}");
     told.fails(1);
     host.run(&["diff", "web", "1", "1"]).ok();
     host.run(&["diff", "web", "1", "7"]).fails(5);

@@ -93,7 +93,7 @@ pub(crate) struct Link {
     pub(crate) path: StorePath,
 }
 
-/// The host as it is, for [`recover()`].
+/// The host as it is, for [`recover()`](super::recover()).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// The profile's link; `None` if there is none.

@@ -69,6 +69,8 @@ fn a_daemon_takes_a_changed_configuration_on_sighup_and_keeps_the_old_one_if_it_
     std::fs::write(&drop_in, "state_dir = \"/elsewhere\"\n").unwrap();
     hang_up(&daemon);
     daemon.says("`state_dir` cannot change while the agent runs");
+    // It would lead commands elsewhere as well.
+    std::fs::remove_file(&drop_in).unwrap();
     publish(&web, &builder, "web", &format!("{ACTIVATE}; true"));
     runs(&host, "2");
     becomes(&host, "converged");
