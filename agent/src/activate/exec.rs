@@ -138,7 +138,7 @@ pub(super) fn find(name: &str) -> Option<PathBuf> {
 }
 
 /// The shell only tells a number for what a person should read.
-fn check_executable(command: &Command) -> io::Result<()> {
+pub(super) fn check_executable(command: &Command) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     let metadata = std::fs::metadata(&command.program)?;
     if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 {

@@ -10,10 +10,12 @@ mod links;
 mod manager;
 mod plan;
 mod root;
+#[expect(dead_code, reason = "activation `nixos` comes next")]
+pub(crate) mod transient;
 mod unit;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -196,17 +198,17 @@ async fn journal(place: &Place<'_>, uid: u32, begun: Timestamp) -> String {
         arguments.push(format!("_UID={uid}"));
     }
     // First of all, whatever they said must have arrived.
-    drop(journalctl(place, vec!["--sync".to_owned()]).await);
-    journalctl(place, arguments).await.unwrap_or_default()
+    drop(journalctl(place.state_dir, vec!["--sync".to_owned()]).await);
+    journalctl(place.state_dir, arguments).await.unwrap_or_default()
 }
 
-async fn journalctl(place: &Place<'_>, arguments: Vec<String>) -> Option<String> {
+async fn journalctl(state_dir: &Path, arguments: Vec<String>) -> Option<String> {
     let command = exec::Command {
         program: exec::find("journalctl")?,
         arguments: arguments.into_iter().map(Into::into).collect(),
         environment: vec![("PATH", exec::PATH.into())],
         account: None,
-        state_dir: place.state_dir.to_owned(),
+        state_dir: state_dir.to_owned(),
         timeout: JOURNAL_LIMIT,
     };
     let told = exec::run(&command).await.inspect_err(|failed| {

@@ -6,7 +6,8 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use futures_util::StreamExt as _;
-use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath};
+use zbus::proxy::CacheProperties;
+use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, Variant};
 
 /// Signals that may wait while jobs are asked for; at boot, others have many of their own.
 const QUEUE: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
@@ -41,8 +42,48 @@ trait Systemd {
         states: &[&str],
         patterns: &[&str],
     ) -> zbus::Result<Vec<Listed>>;
+    async fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    async fn start_transient_unit(
+        &self,
+        name: &str,
+        mode: &str,
+        properties: Vec<(&str, Variant<'_>)>,
+        others: Vec<(&str, Vec<(&str, Variant<'_>)>)>,
+    ) -> zbus::Result<OwnedObjectPath>;
     #[zbus(property)]
     fn unit_path(&self) -> zbus::Result<Vec<String>>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Unit",
+    default_service = "org.freedesktop.systemd1"
+)]
+trait Unit {
+    #[zbus(property)]
+    fn description(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn active_state(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn sub_state(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn load_state(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn job(&self) -> zbus::Result<(u32, OwnedObjectPath)>;
+    #[zbus(property, name = "InvocationID")]
+    fn invocation_id(&self) -> zbus::Result<Vec<u8>>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Service",
+    default_service = "org.freedesktop.systemd1"
+)]
+trait UnitOfService {
+    #[zbus(property)]
+    fn result(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn exec_main_code(&self) -> zbus::Result<i32>;
+    #[zbus(property)]
+    fn exec_main_status(&self) -> zbus::Result<i32>;
 }
 
 #[zbus::proxy(
@@ -99,7 +140,50 @@ impl fmt::Display for Verb {
     }
 }
 
+/// A service unit as systemd tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Service {
+    /// What it is, for people.
+    pub(crate) description: String,
+    /// Its active state, such as `active`.
+    pub(crate) active: String,
+    /// Its state in more detail, such as `exited`.
+    pub(crate) sub: String,
+    /// Whether something is still to be done with it.
+    pub(crate) has_job: bool,
+    /// `success`, or what went wrong.
+    pub(crate) result: String,
+    /// How its main process ended, as `waitid` numbers it; 0 while it runs.
+    pub(crate) code: i32,
+    /// Its exit code, or the signal that ended it.
+    pub(crate) status: i32,
+    /// Names this run of it in the journal.
+    pub(crate) invocation: String,
+}
+
+impl Service {
+    /// Returns whether it is up, or stays for its end to be read.
+    pub(crate) fn is_active(&self) -> bool {
+        self.active == "active"
+    }
+
+    /// Returns whether its program has ended and nothing comes after that.
+    pub(crate) fn is_ended(&self) -> bool {
+        match self.active.as_str() {
+            "failed" => true,
+            "active" => self.sub == "exited",
+            "inactive" => !self.has_job,
+            _ => false,
+        }
+    }
+}
+
 impl ManagerError {
+    /// Returns whether a unit of that name is there already.
+    pub(crate) fn is_taken(&self) -> bool {
+        matches!(self, Self::Refused { source, .. } if is_error(source, "UnitExists"))
+    }
+
     fn refused(action: impl Into<String>) -> impl FnOnce(zbus::Error) -> Self {
         move |source| Self::Refused { action: action.into(), source }
     }
@@ -134,7 +218,7 @@ impl Manager {
         let connection = bus.build().await.map_err(failed)?;
         // Nothing is worth keeping in between two questions.
         let systemd = SystemdProxy::builder(&connection)
-            .cache_properties(zbus::proxy::CacheProperties::No)
+            .cache_properties(CacheProperties::No)
             .build()
             .await
             .map_err(failed)?;
@@ -181,6 +265,50 @@ impl Manager {
     pub(crate) async fn reset_failed(&self, unit: &str) {
         // Fails if it has gone by itself.
         drop(self.systemd.reset_failed_unit(unit).await);
+    }
+
+    /// Asks for a unit of these properties to be started; fails if one of that name is there.
+    pub(crate) async fn start_transient(
+        &self,
+        name: &str,
+        properties: Vec<(&str, Variant<'_>)>,
+    ) -> Result<(), ManagerError> {
+        let started = self.systemd.start_transient_unit(name, "fail", properties, Vec::new()).await;
+        started.map(drop).map_err(ManagerError::refused(format!("start `{name}`")))
+    }
+
+    /// Returns a service unit, if it is loaded.
+    pub(crate) async fn service(&self, name: &str) -> Result<Option<Service>, ManagerError> {
+        match self.look_at(name).await {
+            // Also if it goes while it is looked at.
+            Err(error) if ["NoSuchUnit", "UnknownObject"].iter().any(|it| is_error(&error, it)) => {
+                Ok(None)
+            }
+            looked => looked.map_err(ManagerError::refused(format!("tell of `{name}`"))),
+        }
+    }
+
+    async fn look_at(&self, name: &str) -> zbus::Result<Option<Service>> {
+        let object = self.systemd.get_unit(name).await?;
+        let unit = UnitProxy::builder(&self.connection).path(object.clone());
+        let unit = unit.cache_properties(CacheProperties::No).build().await?;
+        let service = UnitOfServiceProxy::builder(&self.connection).path(object);
+        let service = service.cache_properties(CacheProperties::No).build().await?;
+        if unit.load_state().await? == "not-found" {
+            return Ok(None);
+        }
+        // First of all: once it has ended, nothing else changes any more.
+        let (has_job, active) = (unit.job().await?.0 != 0, unit.active_state().await?);
+        Ok(Some(Service {
+            has_job,
+            active,
+            sub: unit.sub_state().await?,
+            description: unit.description().await?,
+            result: service.result().await?,
+            code: service.exec_main_code().await?,
+            status: service.exec_main_status().await?,
+            invocation: data_encoding::HEXLOWER.encode(&unit.invocation_id().await?),
+        }))
     }
 
     /// Asks for a job and does not wait for it.
@@ -251,4 +379,10 @@ impl Manager {
         let login = LoginProxy::new(&self.connection).await.map_err(failed)?;
         login.set_user_linger(uid, linger, false).await.map_err(failed)
     }
+}
+
+/// Returns whether an answer is the error of this name, of systemd's or of the bus's.
+fn is_error(error: &zbus::Error, name: &str) -> bool {
+    let zbus::Error::MethodError(full, _, _) = error else { return false };
+    full.as_str().rsplit('.').next() == Some(name)
 }

@@ -1,0 +1,328 @@
+//! Programs that systemd runs for us: transient service units, outside of our own cgroup.
+//!
+//! So they live on when we are restarted, by them or by anybody. A unit stays until its end has been
+//! read, and has the id of what it is run for: whoever runs the same again finds it, and waits for it
+//! instead. systemd itself holds it to its time limit, and the journal keeps what it says.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use shared::problem::chain;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use zbus::Variant;
+
+use super::manager::{Manager, ManagerError, Service, Verb};
+use super::{JOURNAL_LINES, journalctl};
+use crate::activate::exec::{self, Command, Failed, GRACE, Problem};
+
+/// What the descriptions of our units begin with.
+const OURS: &str = "Shoal: ";
+
+/// Between two looks at a unit: at first, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+
+/// How long systemd or the bus may be away: both may be replaced by what the unit does.
+const AWAY: Duration = Duration::from_secs(60);
+
+/// How systemd numbers the ways in which a process ends, as `waitid` does.
+const CLD_EXITED: i32 = 1;
+
+/// Which unit runs a program, and for what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unit {
+    /// Its whole name, such as `shoal-web.service`.
+    pub(crate) name: String,
+    /// What it is run for, such as an attempt and its step: the same id is never run twice at once.
+    pub(crate) id: String,
+    /// What it does, for people.
+    pub(crate) description: String,
+}
+
+/// Why a program has not ended well, or not at all.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TransientError {
+    /// It did not start, took too long, or ended otherwise than with 0.
+    #[error("it {}", .0.problem)]
+    Failed(Failed),
+    /// Somebody else's unit has the name, and does not end.
+    #[error("`{unit}` is still at work for somebody else: {description}")]
+    Busy { unit: String, description: String },
+    /// It was given up or forgotten by somebody else before its end was read.
+    #[error("`{0}` has gone before its end was read")]
+    Gone(String),
+    /// We are asked to end; the unit goes on, and is found again.
+    #[error("it goes on while this process ends")]
+    Left,
+    /// systemd cannot be asked.
+    #[error(transparent)]
+    Manager(#[from] ManagerError),
+}
+
+/// Runs a program to its end in a unit of the host's manager; returns its last lines.
+///
+/// One that runs for the same id already is waited for. Other work of ours under that name is
+/// ended first; anybody else's is waited for, for as long as the program itself may take. When
+/// `stop` is cancelled, the unit goes on without us.
+pub(crate) async fn run(
+    unit: &Unit,
+    command: &Command,
+    stop: &CancellationToken,
+) -> Result<String, TransientError> {
+    let start = |problem| TransientError::Failed(Failed { problem, log: String::new() });
+    let mut watch = Watch { unit, manager: None, away: None, pause: PAUSES.0 };
+    let begun = Instant::now();
+    loop {
+        let service = watch.look(stop).await?;
+        match service {
+            None => {
+                exec::check_executable(command).map_err(|error| start(Problem::Start(error)))?;
+                let properties =
+                    properties(unit, command).map_err(|error| start(Problem::Start(error)))?;
+                match watch.manager().await?.start_transient(&unit.name, properties).await {
+                    // Somebody was quicker.
+                    Err(error) if error.is_taken() => watch.rest(stop).await?,
+                    started => {
+                        started?;
+                        break;
+                    }
+                }
+            }
+            Some(service) if unit.is(&service) => break,
+            Some(service) if service.is_ended() => watch.forget(&service).await?,
+            Some(service) if service.description.starts_with(OURS) => {
+                let manager = watch.manager().await?;
+                manager.run(Verb::Stop, [unit.name.as_str()]).await?;
+                manager.reset_failed(&unit.name).await;
+            }
+            Some(Service { description, .. }) => {
+                if begun.elapsed() > command.timeout {
+                    return Err(TransientError::Busy { unit: unit.name.clone(), description });
+                }
+                watch.rest(stop).await?;
+            }
+        }
+    }
+    let service = watch.wait(stop).await?;
+    let log = said(&service, command).await;
+    watch.forget(&service).await?;
+    match problem(&service, command) {
+        None => Ok(log),
+        Some(problem) => Err(TransientError::Failed(Failed { problem, log })),
+    }
+}
+
+/// Returns whether a unit is there, at work or ended, that was started for this id.
+pub(crate) async fn is_there(unit: &Unit) -> Result<bool, TransientError> {
+    let mut watch = Watch { unit, manager: None, away: None, pause: PAUSES.0 };
+    let service = watch.look(&CancellationToken::new()).await?;
+    Ok(service.is_some_and(|service| unit.is(&service)))
+}
+
+impl Unit {
+    fn full_description(&self) -> String {
+        format!("{OURS}{} [{}]", self.description, self.id)
+    }
+
+    fn is(&self, service: &Service) -> bool {
+        service.description.starts_with(OURS)
+            && service.description.ends_with(&format!(" [{}]", self.id))
+    }
+}
+
+/// Looks at a unit again and again, also when the bus or systemd was away in between.
+struct Watch<'a> {
+    unit: &'a Unit,
+    manager: Option<Manager>,
+    away: Option<Instant>,
+    pause: Duration,
+}
+
+impl Watch<'_> {
+    async fn manager(&mut self) -> Result<&Manager, ManagerError> {
+        if self.manager.is_none() {
+            self.manager = Some(Manager::of_host().await?);
+        }
+        self.manager.as_ref().ok_or(ManagerError::Gone)
+    }
+
+    /// Returns the unit, once somebody is there to tell.
+    async fn look(&mut self, stop: &CancellationToken) -> Result<Option<Service>, TransientError> {
+        let name = self.unit.name.clone();
+        loop {
+            let looked = match self.manager().await {
+                Ok(manager) => manager.service(&name).await,
+                Err(error) => Err(error),
+            };
+            match looked {
+                Ok(service) => {
+                    self.away = None;
+                    return Ok(service);
+                }
+                Err(error) => {
+                    self.manager = None;
+                    if self.away.get_or_insert_with(Instant::now).elapsed() > AWAY {
+                        return Err(error.into());
+                    }
+                    tracing::debug!(unit = name, "cannot look: {}", chain(&error));
+                    self.rest(stop).await?;
+                }
+            }
+        }
+    }
+
+    /// Waits until the unit has ended.
+    async fn wait(&mut self, stop: &CancellationToken) -> Result<Service, TransientError> {
+        self.pause = PAUSES.0;
+        loop {
+            match self.look(stop).await? {
+                None => return Err(TransientError::Gone(self.unit.name.clone())),
+                Some(service) if service.is_ended() => return Ok(service),
+                Some(_) => self.rest(stop).await?,
+            }
+        }
+    }
+
+    /// Lets a little time go by, each time more.
+    async fn rest(&mut self, stop: &CancellationToken) -> Result<(), TransientError> {
+        let pause = self.pause;
+        self.pause = pause.saturating_mul(2).min(PAUSES.1);
+        match stop.run_until_cancelled(sleep(pause)).await {
+            Some(()) => Ok(()),
+            None => Err(TransientError::Left),
+        }
+    }
+
+    /// Lets go of a unit that has ended: its name is free again.
+    async fn forget(&mut self, service: &Service) -> Result<(), TransientError> {
+        let name = self.unit.name.clone();
+        let manager = self.manager().await?;
+        if service.is_active() {
+            manager.run(Verb::Stop, [name.as_str()]).await?;
+        }
+        manager.reset_failed(&name).await;
+        Ok(())
+    }
+}
+
+/// Says to systemd what to run, and by which rules.
+fn properties(unit: &Unit, command: &Command) -> io::Result<Vec<(&'static str, Variant<'static>)>> {
+    let program = text(command.program.as_os_str())?;
+    let mut line = vec![program.clone()];
+    for argument in &command.arguments {
+        line.push(text(argument)?);
+    }
+    let mut environment = Vec::new();
+    for (name, value) in &command.environment {
+        environment.push(format!("{name}={}", text(value)?));
+    }
+    // Nothing in them stands for anything else.
+    let start = vec![(program, line, vec!["no-env-expand".to_owned()])];
+    let microseconds = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let mut properties = vec![
+        ("Description", Variant::from(unit.full_description())),
+        ("Type", Variant::from("exec".to_owned())),
+        ("ExecStartEx", Variant::from(start)),
+        ("Environment", Variant::from(environment)),
+        // Until we have read how it ended.
+        ("RemainAfterExit", Variant::from(true)),
+        ("RuntimeMaxUSec", Variant::from(microseconds(command.timeout))),
+        ("TimeoutStopUSec", Variant::from(microseconds(GRACE))),
+        ("StandardInput", Variant::from("null".to_owned())),
+        ("StandardOutput", Variant::from("journal".to_owned())),
+        ("StandardError", Variant::from("journal".to_owned())),
+        // Its last lines tell why it failed.
+        ("LogRateLimitIntervalUSec", Variant::from(0_u64)),
+    ];
+    if let Some(account) = command.account {
+        properties.push(("User", Variant::from(account.uid.to_string())));
+        properties.push(("Group", Variant::from(account.gid.to_string())));
+    }
+    Ok(properties)
+}
+
+fn text(value: &OsStr) -> io::Result<String> {
+    let unreadable = || io::Error::other(format!("{} is no UTF-8", value.display()));
+    value.to_str().map(ToOwned::to_owned).ok_or_else(unreadable)
+}
+
+/// Returns what went wrong with a unit that has ended.
+fn problem(service: &Service, command: &Command) -> Option<Problem> {
+    let status = match (service.code, service.status) {
+        (CLD_EXITED, code) => ExitStatus::from_raw((code & 0xff) << 8),
+        (_, signal) => ExitStatus::from_raw(signal & 0x7f),
+    };
+    match service.result.as_str() {
+        "success" => None,
+        "timeout" => Some(Problem::Timeout(command.timeout)),
+        "exit-code" | "signal" | "core-dump" => Some(Problem::Ended(status)),
+        other => Some(Problem::Start(io::Error::other(format!("systemd says `{other}`")))),
+    }
+}
+
+/// Returns the last lines that the unit wrote this time, as far as the journal tells.
+async fn said(service: &Service, command: &Command) -> String {
+    // First of all, whatever it said must have arrived.
+    drop(journalctl(&command.state_dir, vec!["--sync".to_owned()]).await);
+    let lines = format!("--lines={JOURNAL_LINES}");
+    let invocation = format!("_SYSTEMD_INVOCATION_ID={}", service.invocation);
+    let arguments = ["--quiet", "--no-pager", "--output=cat", &lines, &invocation];
+    journalctl(&command.state_dir, arguments.map(ToOwned::to_owned).to_vec())
+        .await
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(result: &str, code: i32, status: i32) -> Service {
+        Service {
+            description: "Shoal: tries [a1 switch]".to_owned(),
+            active: "failed".to_owned(),
+            sub: "failed".to_owned(),
+            has_job: false,
+            result: result.to_owned(),
+            code,
+            status,
+            invocation: String::new(),
+        }
+    }
+
+    fn told(service: &Service) -> String {
+        let command = Command {
+            program: "/bin/true".into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            account: None,
+            state_dir: "/nonexistent".into(),
+            timeout: Duration::from_secs(9),
+        };
+        problem(service, &command).map_or_else(|| "well".to_owned(), |it| it.to_string())
+    }
+
+    #[test]
+    fn the_end_of_a_unit_is_told_as_that_of_a_child() {
+        assert_eq!(told(&service("success", 1, 0)), "well");
+        assert_eq!(told(&service("exit-code", 1, 100)), "ended with 100");
+        assert_eq!(told(&service("signal", 2, 9)), "was ended by signal 9");
+        assert_eq!(told(&service("timeout", 2, 15)), "took longer than 9 s");
+        assert_eq!(told(&service("oom-kill", 2, 9)), "could not be run: systemd says `oom-kill`");
+    }
+
+    #[test]
+    fn a_unit_is_known_by_what_it_is_run_for() {
+        let unit = |id: &str| Unit {
+            name: "x.service".to_owned(),
+            id: id.to_owned(),
+            description: "tries".to_owned(),
+        };
+        assert!(unit("a1 switch").is(&service("success", 1, 0)));
+        assert!(!unit("1 switch").is(&service("success", 1, 0)));
+        let foreign = Service { description: "x [a1 switch]".to_owned(), ..service("", 0, 0) };
+        assert!(!unit("a1 switch").is(&foreign));
+    }
+}
