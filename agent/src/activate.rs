@@ -15,11 +15,11 @@ use shared::nix::StorePath;
 
 use crate::state::{Activation, Code, EpochVersion, Reason};
 
-pub(crate) use self::exec::PATH;
+pub(crate) use self::exec::{Command, Failed, PATH, Purpose, run};
 pub(crate) use self::leftover::end as end_leftover;
 pub(crate) use self::systemd::apply::{Request as UnitsRequest, apply as apply_units};
 pub(crate) use self::systemd::{HostUnits, check as check_units};
-pub(crate) use self::user::{Host, choose};
+pub(crate) use self::user::{Account, Host, choose};
 
 /// Something that was, or is to be, at work.
 #[derive(Debug, Clone, Copy)]
@@ -161,6 +161,7 @@ async fn start(
         ("SHOAL_ROOT", place.root.into()),
     ];
     let command = exec::Command {
+        purpose: exec::Purpose::Change,
         program: real_path(place.root, work.path).join(program.file()),
         arguments: vec![place.link.into()],
         environment,

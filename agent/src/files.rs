@@ -43,8 +43,23 @@ pub(crate) fn make_private_folder(path: &Path) -> Result<(), FileError> {
 ///
 /// When this returns, the new bytes survive a power cut; when it fails, the old ones are there.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    let failed = |action, path: &Path, source| FileError { action, path: path.to_owned(), source };
-    let folder = path.parent().unwrap_or(Path::new("."));
+    swap(path, bytes, File::sync_all)?;
+    let folder = folder_of(path);
+    let sync = File::open(folder).and_then(|folder| folder.sync_all());
+    sync.map_err(|source| failed("sync", folder, source))
+}
+
+/// Replaces a file that means nothing after a reboot as a whole; a power cut may take it.
+pub(crate) fn replace_for_this_boot(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    swap(path, bytes, |_| Ok(()))
+}
+
+fn swap(
+    path: &Path,
+    bytes: &[u8],
+    sync: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<(), FileError> {
+    let folder = folder_of(path);
     make_private_folder(folder)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
@@ -57,7 +72,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
             .mode(0o600)
             .open(&temporary)?;
         file.write_all(bytes)?;
-        file.sync_all()
+        sync(&file)
     };
     crash::point("file.write");
     write().map_err(|source| failed("write", &temporary, source)).inspect_err(|_| {
@@ -67,8 +82,15 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     crash::point("file.written");
     std::fs::rename(&temporary, path).map_err(|source| failed("replace", path, source))?;
     crash::point("file.renamed");
-    let sync = File::open(folder).and_then(|folder| folder.sync_all());
-    sync.map_err(|source| failed("sync", folder, source))
+    Ok(())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
+}
+
+fn failed(action: &'static str, path: &Path, source: io::Error) -> FileError {
+    FileError { action, path: path.to_owned(), source }
 }
 
 /// Waits for the lock at `path`, a file of this user alone; dropping it releases it, and so does

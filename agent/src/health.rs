@@ -5,7 +5,6 @@
 //! what was confirmed long ago still is; both are pure. Nothing here changes the host, and nothing
 //! needs the host's lock.
 
-mod command;
 mod judge;
 mod prober;
 mod runner;

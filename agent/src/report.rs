@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::api::Challenge;
 use shared::certificate;
+use shared::human;
 use shared::problem::Problem;
 use shared::report::{self, Attempt, Clock, Free, ProfileReport, Report, ReportError, TrustState};
 use shared::time::Time;
@@ -263,7 +264,7 @@ fn profile_report(profile: &Profile, now: Timestamp) -> Option<ProfileReport> {
         attempt: profile.record.as_ref().map(|record| Attempt {
             id: record.id.clone(),
             phases: phases(&record.phases),
-            log: tail(&record.log, MAX_LOG),
+            log: human::tail(&record.log, MAX_LOG).to_owned(),
         }),
     })
 }
@@ -297,24 +298,11 @@ fn phases(phases: &[Phase]) -> Vec<(String, Time, u64)> {
         .collect()
 }
 
-fn tail(text: &str, max: usize) -> String {
-    let start = text.len().saturating_sub(max);
-    let start = (start..=text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(text.len());
-    text.get(start..).unwrap_or_default().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use shared::id::ProfileName;
 
     use super::*;
-
-    #[test]
-    fn the_log_of_a_report_is_cut_at_its_beginning() {
-        assert_eq!(tail("abc", 10), "abc");
-        assert_eq!(tail("abcdef", 2), "ef");
-        assert_eq!(tail("aüb", 2), "b");
-    }
 
     #[test]
     fn a_nonce_that_would_not_fit_is_no_challenge() {

@@ -51,9 +51,9 @@ fn two(large: i64, large_unit: &str, small: i64, small_unit: &str) -> String {
     format!("{large}{large_unit} {small}{small_unit}")
 }
 
-/// Leaves out what stands for a user and password in the addresses of a text that somebody typed.
+/// Hides what stands for a user and password in the addresses of a text, whoever wrote it.
 ///
-/// Rather too much than too little: what was typed may be no address at all.
+/// Rather too much than too little: what was written may be no address at all.
 #[must_use]
 pub fn without_passwords(text: &str) -> String {
     let ends = |it: char| it.is_whitespace() || it.is_control() || "'\"`<>".contains(it);
@@ -62,7 +62,7 @@ pub fn without_passwords(text: &str) -> String {
     for word in words {
         let (address, rest) = word.split_at(word.find(ends).unwrap_or(word.len()));
         let shown = address.rsplit_once('@').map_or(address, |(_, host)| host);
-        let hidden = if shown.len() < address.len() { "...@" } else { "" };
+        let hidden = if shown.len() < address.len() { "***@" } else { "" };
         plain.extend(["://", hidden, shown, rest]);
     }
     plain
@@ -78,6 +78,20 @@ pub fn plain(text: &str) -> String {
         other => other,
     };
     text.chars().map(shown).collect()
+}
+
+/// [`plain`] for each line of an output; without the empty lines at its end.
+#[must_use]
+pub fn plain_lines(text: &str) -> String {
+    text.trim_end().lines().map(plain).collect::<Vec<_>>().join("\n")
+}
+
+/// Returns the end of a text, at most so many bytes of it: what a program said last matters most.
+#[must_use]
+pub fn tail(text: &str, max: usize) -> &str {
+    let start = text.len().saturating_sub(max);
+    let start = (start..text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(text.len());
+    text.get(start..).unwrap_or_default()
 }
 
 /// Words in the name of a value that nobody else shall read.
@@ -106,30 +120,9 @@ pub fn redact(text: &str) -> String {
             in_key = !line.contains("-----END");
             return None;
         }
-        Some(redact_value(&redact_urls(line)))
+        Some(redact_value(&without_passwords(line)))
     };
     text.split('\n').filter_map(line).collect::<Vec<_>>().join("\n")
-}
-
-/// Hides what stands between `://` and `@`.
-fn redact_urls(line: &str) -> String {
-    let mut shown = String::new();
-    let mut rest = line;
-    while let Some((before, after)) = rest.split_once("://") {
-        shown.push_str(before);
-        shown.push_str("://");
-        let end = after
-            .find(|next: char| "/?#\"'".contains(next) || next.is_whitespace())
-            .unwrap_or(after.len());
-        let (authority, more) = after.split_at(end);
-        match authority.rsplit_once('@') {
-            Some((_, host)) => shown.push_str(&format!("***@{host}")),
-            None => shown.push_str(authority),
-        }
-        rest = more;
-    }
-    shown.push_str(rest);
-    shown
 }
 
 /// Hides everything behind the first `=` or `:` that follows such a name.
@@ -173,9 +166,9 @@ mod tests {
         for (typed, shown) in [
             ("nothing to hide: me@example", "nothing to hide: me@example"),
             ("'https://cache.example/a?b'", "'https://cache.example/a?b'"),
-            ("'ftp://me:hunter2@host/x' for", "'ftp://...@host/x' for"),
-            ("x://hunter2@a y://b z://c:hun/ter@2@d", "x://...@a y://b z://...@d"),
-            ("\u{1b}[33mhttp://u:p@h?q\u{1b}[0m", "\u{1b}[33mhttp://...@h?q\u{1b}[0m"),
+            ("'ftp://me:hunter2@host/x' for", "'ftp://***@host/x' for"),
+            ("x://hunter2@a y://b z://c:hun/ter@2@d", "x://***@a y://b z://***@d"),
+            ("\u{1b}[33mhttp://u:p@h?q\u{1b}[0m", "\u{1b}[33mhttp://***@h?q\u{1b}[0m"),
         ] {
             assert_eq!(without_passwords(typed), shown);
         }
@@ -188,6 +181,15 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_text_is_cut_between_letters_and_lines_stay_lines() {
+        assert_eq!(tail("abc", 10), "abc");
+        assert_eq!(tail("abcdef", 2), "ef");
+        assert_eq!(tail("a\u{fc}b", 2), "b");
+        assert_eq!(tail("", 2), "");
+        assert_eq!(plain_lines("a\u{1b}[31m\u{fffd}b\r\nc\n\n"), "a [31m\u{fffd}b\nc");
+    }
+
+    #[test]
     fn what_looks_like_a_secret_is_hidden_and_the_rest_is_not() {
         let check = |text: &str, shown: &str| assert_eq!(redact(text), shown, "{text}");
         check("connected to db at 10.0.0.1:5432", "connected to db at 10.0.0.1:5432");
@@ -196,7 +198,8 @@ mod tests {
         check("> Authorization: Bearer abc.def", "> Authorization:***");
         check("token expired", "token expired");
         check("dial postgres://app:hunter2@db/x?y: refused", "dial postgres://***@db/x?y: refused");
-        check("http://a/@x https://b@c/", "http://a/@x https://***@c/");
+        check("http://a/x https://b@c/", "http://a/x https://***@c/");
+        check("dial db://app:hun/ter2@db", "dial db://***@db");
         let key = "a\n-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\nb";
         check(key, "a\n[private key]\nb");
         check("-----BEGIN OPENSSH PRIVATE KEY-----\ncut off", "[private key]");

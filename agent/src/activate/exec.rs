@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use shared::human;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Child;
 use tokio::time::timeout;
@@ -27,15 +28,27 @@ pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// How long output is read after the program has ended, from what it left behind.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// Lets the program start once it is written down that it runs.
+/// Lets the program start once it is written down that it runs; shuts if the agent dies before.
 const GATE: &str = r#"read -r _ || exit; unset _ PWD OLDPWD SHLVL; exec "$0" "$@" < /dev/null"#;
 
 /// Most output that is kept: the end of it, for journal and report.
 const MAX_LOG: usize = 4096;
 
+/// What a program is run for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// It changes the host. It is asked to end before it is made to; what it leaves behind after a
+    /// success lives on, but must have opened an output of its own.
+    Change,
+    /// It only looks. Nothing of it outlives its end, its deadline, or whoever waits for it.
+    Look,
+}
+
 /// A program to run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Command {
+    /// What for.
+    pub(crate) purpose: Purpose,
     /// The program.
     pub(crate) program: PathBuf,
     /// Its arguments.
@@ -85,12 +98,12 @@ impl fmt::Display for Problem {
 
 /// Runs the program to its end, or to its deadline. Returns its last lines.
 ///
-/// All that it starts is in one process group, which is ended with it if it fails. What it leaves
-/// behind after a success lives on, but must have opened an output of its own.
+/// All that it starts is in one process group, which is ended with it if it fails.
 pub(crate) async fn run(command: &Command) -> Result<String, Failed> {
     let log = Arc::new(Mutex::new(Vec::new()));
     let ended = run_to_end(command, &log).await;
-    let log = text(&log.lock().unwrap_or_else(PoisonError::into_inner));
+    let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+    let log = human::plain_lines(&String::from_utf8_lossy(&log));
     match ended {
         Ok(()) => Ok(log),
         Err(problem) => Err(Failed { problem, log }),
@@ -104,8 +117,9 @@ async fn run_to_end(command: &Command, log: &Log) -> Result<(), Problem> {
     let recorded = group.map(|group| Running::record(&command.state_dir, group)).transpose();
     if let Err(error) = &recorded {
         // On a full disk, going back matters more than that a second accident finds a trace.
-        tracing::warn!(%error, "cannot write down that an activation runs");
+        tracing::warn!(%error, "cannot write down that a program runs");
     }
+    let mut killed = Killed(group.filter(|_| command.purpose == Purpose::Look));
     if let Some(mut gate) = child.stdin.take() {
         // Fails if the shell is gone already, which its status tells.
         drop(gate.write_all(b"\n").await);
@@ -114,15 +128,15 @@ async fn run_to_end(command: &Command, log: &Log) -> Result<(), Problem> {
         tokio::spawn(read_into(child.stdout.take(), Arc::clone(log))),
         tokio::spawn(read_into(child.stderr.take(), Arc::clone(log))),
     ];
-    let status = match wait(&mut child, group, command.timeout).await {
+    let status = match wait(&mut child, group, command).await {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(Problem::Ended(status)),
         Err(problem) => Err(problem),
     };
-    if let (Err(_), Some(group)) = (&status, group) {
-        // Fails when nobody is left, which is what we want.
-        let _sent = kill_process_group(group, Signal::KILL);
+    if status.is_err() {
+        killed.0 = group;
     }
+    drop(killed);
     // Whoever still holds the pipes is not waited for.
     for mut reader in readers {
         if timeout(DRAIN, &mut reader).await.is_err() {
@@ -130,6 +144,18 @@ async fn run_to_end(command: &Command, log: &Log) -> Result<(), Problem> {
         }
     }
     status
+}
+
+/// A process group that is killed with the value, if there is any.
+struct Killed(Option<Pid>);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // Fails when nobody is left, which is what we want.
+            let _sent = kill_process_group(group, Signal::KILL);
+        }
+    }
 }
 
 /// Finds a program of the host's.
@@ -147,7 +173,7 @@ pub(super) fn check_executable(command: &Command) -> io::Result<()> {
     Err(io::ErrorKind::PermissionDenied.into())
 }
 
-/// Starts the program behind a gate, which opens when a line comes and shuts if we die before.
+/// Starts the program behind the gate.
 fn spawn(command: &Command) -> io::Result<Child> {
     let mut child = tokio::process::Command::new("/bin/sh");
     child
@@ -171,9 +197,9 @@ fn spawn(command: &Command) -> io::Result<Child> {
 async fn wait(
     child: &mut Child,
     group: Option<Pid>,
-    limit: Duration,
+    command: &Command,
 ) -> Result<ExitStatus, Problem> {
-    if let Ok(ended) = timeout(limit, child.wait()).await {
+    if let Ok(ended) = timeout(command.timeout, child.wait()).await {
         return ended.map_err(Problem::Start);
     }
     let signal = |signal| {
@@ -181,12 +207,16 @@ async fn wait(
             let _sent = kill_process_group(group, signal);
         }
     };
+    let grace = match command.purpose {
+        Purpose::Change => GRACE,
+        Purpose::Look => Duration::ZERO,
+    };
     signal(Signal::TERM);
-    if timeout(GRACE, child.wait()).await.is_err() {
+    if timeout(grace, child.wait()).await.is_err() {
         signal(Signal::KILL);
         child.wait().await.map_err(Problem::Start)?;
     }
-    Err(Problem::Timeout(limit))
+    Err(Problem::Timeout(command.timeout))
 }
 
 type Log = Arc<Mutex<Vec<u8>>>;
@@ -206,16 +236,6 @@ async fn read_into(stream: Option<impl AsyncRead + Unpin>, log: Log) {
     }
 }
 
-/// Makes text that any terminal and any JSON reader can show.
-fn text(bytes: &[u8]) -> String {
-    let printable = |character: char| match character {
-        '\n' | '\t' => character,
-        control if control.is_control() => ' ',
-        other => other,
-    };
-    String::from_utf8_lossy(bytes).trim_end().chars().map(printable).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
@@ -228,15 +248,19 @@ mod tests {
         let program = folder.path().join("activate");
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let command = Command {
+        run(&Command { timeout: limit, ..command(&folder, program) }).await
+    }
+
+    fn command(folder: &tempfile::TempDir, program: PathBuf) -> Command {
+        Command {
+            purpose: Purpose::Change,
             program,
             arguments: vec!["/the/link".into()],
             environment: vec![("PATH", PATH.into()), ("SHOAL_PROFILE", "web".into())],
             account: None,
             state_dir: folder.path().to_owned(),
-            timeout: limit,
-        };
-        run(&command).await
+            timeout: LONG,
+        }
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -272,20 +296,59 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_program_is_told() {
-        let command = Command {
-            program: "/nonexistent/bin/activate".into(),
-            arguments: Vec::new(),
-            environment: Vec::new(),
-            account: None,
-            state_dir: "/nonexistent".into(),
-            timeout: LONG,
-        };
-        let failed = run(&command).await.unwrap_err();
+        let folder = tempfile::tempdir().unwrap();
+        let missing = command(&folder, "/nonexistent/bin/activate".into());
+        let failed = run(&missing).await.unwrap_err();
         assert!(failed.problem.to_string().starts_with("could not be run"));
     }
 
-    #[test]
-    fn output_is_made_fit_to_be_shown() {
-        assert_eq!(text(b"a\x1b[31m\xffb\n\n"), "a [31m\u{fffd}b");
+    #[tokio::test]
+    async fn output_is_made_fit_to_be_shown() {
+        let log = run_script(r"printf 'a\033[31m\377b\n\n'", LONG).await.unwrap();
+        assert_eq!(log, "a [31m\u{fffd}b");
+    }
+
+    #[tokio::test]
+    async fn of_what_only_looks_nothing_outlives_its_end_its_deadline_or_who_waits_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let look = |script: String, seconds| Command {
+            purpose: Purpose::Look,
+            program: "/bin/sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+            timeout: Duration::from_secs(seconds),
+            ..command(&folder, "/bin/sh".into())
+        };
+        let pid = folder.path().join("pid");
+        let note = format!("echo $! > {0}.new; mv {0}.new {0}", pid.display());
+        for (end, seconds) in [("", 60), ("; wait", 1), ("; wait", 6000)] {
+            let script = format!("trap '' TERM; sleep 1000 >/dev/null 2>&1 & {note}{end}");
+            let command = look(script, seconds);
+            let mut running = Box::pin(run(&command));
+            tokio::select! {
+                outcome = &mut running => assert_eq!(outcome.is_ok(), end.is_empty()),
+                () = async {
+                    while seconds < 6000 || !pid.exists() {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                } => {}
+            }
+            drop(running);
+            let sleeper = std::fs::read_to_string(&pid).unwrap();
+            // The kernel takes its time, above all on a machine that is busy.
+            let stat = format!("/proc/{}/stat", sleeper.trim());
+            let is_there = || {
+                let state = std::fs::read_to_string(&stat).unwrap_or_default();
+                !state.is_empty() && !state.contains(") Z ")
+            };
+            for _ in 0..6000 {
+                if !is_there() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert!(!is_there(), "{script:?}", script = command.arguments);
+            std::fs::remove_file(&pid).unwrap();
+            assert_eq!(std::fs::read_dir(folder.path().join("running")).unwrap().count(), 0);
+        }
     }
 }

@@ -134,6 +134,7 @@ async fn run_apply(
         arguments.push("--boot".into());
     }
     let command = exec::Command {
+        purpose: exec::Purpose::Change,
         program: program().map_err(cannot)?,
         arguments,
         environment: vec![("PATH", exec::PATH.into())],
@@ -204,6 +205,7 @@ async fn journal(place: &Place<'_>, uid: u32, begun: Timestamp) -> String {
 
 async fn journalctl(state_dir: &Path, arguments: Vec<String>) -> Option<String> {
     let command = exec::Command {
+        purpose: exec::Purpose::Look,
         program: exec::find("journalctl")?,
         arguments: arguments.into_iter().map(Into::into).collect(),
         environment: vec![("PATH", exec::PATH.into())],

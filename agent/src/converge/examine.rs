@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shared::health::{Check, Probe};
+use shared::human;
 use shared::id::ProfileName;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -58,7 +59,7 @@ impl Converger {
                 Some(Verdict::Healthy) => return Ok(Some(Event::Healthy(id.clone()))),
                 Some(Verdict::Unhealthy(text)) => {
                     let reason = Reason::new(Code::HealthFailed, text);
-                    return Ok(Some(Event::Unhealthy(id.clone(), reason, tail(&logs))));
+                    return Ok(Some(Event::Unhealthy(id.clone(), reason, end_of(&logs))));
                 }
                 None => {}
             }
@@ -189,15 +190,15 @@ impl Converger {
         let prepare = move || {
             let host = inner.host(&profile.name)?;
             let chosen = activate::choose(&host, it.checkup.user.as_ref(), it.checkup.privileged);
-            let account = chosen.as_ref().ok().and_then(Option::as_ref);
-            let account = account.map(|account| (account.uid, account.gid));
+            let account = chosen.as_ref().ok().copied().flatten();
             let manager = match account {
-                Some((uid, _)) => Manager::User(uid),
+                Some(account) => Manager::User(account.uid),
                 None if host.uid == 0 => Manager::System,
                 None => Manager::User(host.uid),
             };
             let subject = Subject {
                 root: inner.place.root.clone(),
+                state_dir: inner.place.state_dir.clone(),
                 group: profile.group,
                 profile: profile.name,
                 path: it.path,
@@ -286,9 +287,6 @@ fn note(logs: &mut [String], index: usize, check: Option<&Check>, tried: &Tried)
 }
 
 /// Puts the last output of all failing checks together, within bounds.
-fn tail(logs: &[String]) -> String {
-    let text = logs.concat();
-    let start = text.len().saturating_sub(MAX_LOG);
-    let start = (start..=text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(text.len());
-    text.get(start..).unwrap_or_default().trim_end().to_owned()
+fn end_of(logs: &[String]) -> String {
+    human::tail(&logs.concat(), MAX_LOG).trim_end().to_owned()
 }

@@ -15,9 +15,8 @@ use store::net::{self, Authorities};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::command::{self, Setting};
 use super::units::{Manager, Units};
-use crate::activate::{PATH, real_path};
+use crate::activate::{self, Account, Command, Failed, PATH, Purpose, real_path};
 use crate::client::Source;
 use crate::config::Registry;
 use crate::state::EpochVersion;
@@ -44,6 +43,8 @@ pub(crate) struct Tools {
 pub(crate) struct Subject {
     /// The store root.
     pub(crate) root: PathBuf,
+    /// The agent's state folder.
+    pub(crate) state_dir: PathBuf,
     /// The group, if one is followed.
     pub(crate) group: Option<GroupName>,
     /// The profile.
@@ -52,8 +53,8 @@ pub(crate) struct Subject {
     pub(crate) path: StorePath,
     /// Its version, if it is known.
     pub(crate) version: Option<EpochVersion>,
-    /// User and group of its commands, if they are not ours.
-    pub(crate) account: Option<(u32, u32)>,
+    /// Whom its commands run as, if not as us.
+    pub(crate) account: Option<Account>,
     /// Why its commands cannot be run at all.
     pub(crate) refused: Option<String>,
     /// Whose units it has.
@@ -155,9 +156,10 @@ impl Prober {
         let own = real_path(&subject.root, &subject.path);
         let version = subject.version.map(|version| version.version.to_string());
         let text = |text: &str| OsString::from(text);
-        let setting = Setting {
+        let command = Command {
+            purpose: Purpose::Look,
             program: locate(&subject.root, &own, program),
-            arguments: arguments.to_vec(),
+            arguments: arguments.iter().map(OsString::from).collect(),
             environment: vec![
                 ("PATH", PATH.into()),
                 ("SHOAL_GROUP", text(subject.group.as_ref().map_or("", GroupName::as_str))),
@@ -167,9 +169,13 @@ impl Prober {
                 ("SHOAL_ROOT", subject.root.clone().into_os_string()),
             ],
             account: subject.account,
-            limit,
+            state_dir: subject.state_dir.clone(),
+            timeout: limit,
         };
-        command::run(&setting).await
+        match activate::run(&command).await {
+            Ok(log) => (Ok(()), log),
+            Err(Failed { problem, log }) => (Err(problem.to_string()), log),
+        }
     }
 }
 

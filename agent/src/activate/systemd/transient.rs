@@ -278,6 +278,7 @@ async fn said(service: &Service, command: &Command) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::activate::exec::Purpose;
 
     fn service(result: &str, code: i32, status: i32) -> Service {
         Service {
@@ -294,6 +295,7 @@ mod tests {
 
     fn told(service: &Service) -> String {
         let command = Command {
+            purpose: Purpose::Change,
             program: "/bin/true".into(),
             arguments: Vec::new(),
             environment: Vec::new(),
