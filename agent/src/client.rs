@@ -22,7 +22,7 @@ use shared::trust::{Clock, Rules, Synchronised};
 pub(crate) use self::closure::{ClosureError, ClosureSource};
 pub(crate) use self::documents::{Documents, GroupDocuments};
 pub(crate) use self::record::{PollRecord, TrustFacts};
-pub(crate) use self::source::{Answer, Source, SourceError};
+pub(crate) use self::source::{Answer, Posted, Source, SourceError};
 pub(crate) use self::trouble::Trouble;
 
 use crate::config::Settings;

@@ -19,13 +19,10 @@ use crate::config::{Registry, Settings};
 use crate::converge::{ConvergeError, Converger, Order};
 use crate::gc::Collector;
 use crate::progress;
-use crate::report::{self, Reporter, SendError};
+use crate::report::{self, Outbox, Pace, Reporter, SendError};
 use crate::rounds::Rounds;
 use crate::service::{Service, Watcher};
 use crate::state::Profile;
-
-/// How often a host says that it is still there.
-const HEARTBEAT: Duration = Duration::from_secs(60);
 
 /// How long changes are gathered before they are reported.
 const GATHER: Duration = Duration::from_millis(200);
@@ -182,7 +179,7 @@ fn start_reports(
     let (changed, cancel, watcher) = (Arc::clone(changed), cancel.clone(), watcher.clone());
     tokio::spawn(async move {
         let work = send_reports(&settings, &sources, &converger, facts, (&changed, &watcher));
-        // Cancel safe: a report that is cut off is one that was lost on the way.
+        // Cancel safe: a report that is cut off waits in the outbox.
         tokio::select! {
             () = cancel.cancelled() => {}
             () = work => {}
@@ -190,7 +187,7 @@ fn start_reports(
     })
 }
 
-/// Reports every change, and now and then that nothing changed.
+/// Reports every change, and now and then that nothing changed; what is not taken waits.
 async fn send_reports(
     settings: &Settings,
     sources: &[Source],
@@ -198,37 +195,67 @@ async fn send_reports(
     facts: watch::Receiver<Option<TrustFacts>>,
     (changed, watcher): (&Notify, &Watcher),
 ) {
-    let mut sent: Option<Vec<ProfileReport>> = None;
+    let mut outbox = Outbox::of(&settings.state_dir);
+    let mut pace = Pace::default();
+    let mut noted: Option<Vec<ProfileReport>> = None;
     let mut lost = false;
-    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    let mut beat_at = tokio::time::Instant::now();
     loop {
         let beat = tokio::select! {
-            // Cancel safe: a notice and a tick are kept until they are taken.
+            // Cancel safe: a notice is kept until it is taken, and the others only wait.
             () = changed.notified() => false,
-            _ = heartbeat.tick() => true,
+            () = tokio::time::sleep_until(beat_at) => true,
+            () = pace.pause_ends() => false,
         };
+        if beat {
+            // Jittered, so that hosts that got their power back together do not stay in step.
+            let pause = settings.registry.heartbeat.mul_f64(rand::random_range(0.8..1.2));
+            beat_at = tokio::time::Instant::now() + pause;
+        }
         tokio::time::sleep(GATHER).await;
-        let Ok(profiles) = converger.profiles() else { continue };
-        let told = report::profile_reports(&profiles);
-        if !beat && sent.as_ref() == Some(&told) {
+        let reporter = match Reporter::new(settings, sources) {
+            Ok(reporter) => reporter,
+            Err(error) => {
+                heed(Err(error), &mut lost, &mut pace);
+                continue;
+            }
+        };
+        if let Ok(profiles) = converger.profiles() {
+            let told = report::profile_reports(&profiles);
+            if beat || noted.as_ref() != Some(&told) {
+                let facts = *facts.borrow();
+                if let Err(error) = reporter.note(&mut outbox, &profiles, facts.as_ref()) {
+                    tracing::warn!(error = %chain(&error), "a report is kept in memory alone");
+                }
+                noted = Some(told);
+            }
+        }
+        if pace.is_pausing() {
             continue;
         }
-        let facts = *facts.borrow();
-        let result = match Reporter::new(settings, sources) {
-            Ok(reporter) => reporter.send(told.clone(), facts.as_ref()).await,
-            Err(error) => Err(error),
-        };
-        // Whoever did not enrol chose so.
-        if !matches!(result, Err(SendError::NotEnrolled(_))) {
-            watcher.reported(result.is_ok());
-        }
-        let was_lost = std::mem::replace(&mut lost, result.is_err());
-        match result {
-            Ok(()) => sent = Some(told),
-            Err(error) if was_lost => {
-                tracing::debug!(error = %chain(&error), "a report was not sent");
+        let result = reporter.send(&mut outbox).await;
+        watcher.reported(result.is_ok());
+        heed(result, &mut lost, &mut pace);
+    }
+}
+
+/// Takes in how sending went; only a change is worth a line.
+fn heed(result: Result<(), SendError>, lost: &mut bool, pace: &mut Pace) {
+    let was_lost = std::mem::replace(lost, result.is_err());
+    match result {
+        Ok(()) => {
+            pace.succeeded();
+            if was_lost {
+                tracing::info!("reports are taken again");
             }
-            Err(error) => tell_unsent(&error),
+        }
+        Err(error) => {
+            pace.failed(error.retry_after());
+            if was_lost {
+                tracing::debug!(error = %chain(&error), "a report was not sent");
+            } else {
+                tell_unsent(&error);
+            }
         }
     }
 }
@@ -238,7 +265,7 @@ fn tell_unsent(error: &SendError) {
     if matches!(error, SendError::NotEnrolled(_)) {
         tracing::info!("not enrolled, so nothing is reported");
     } else {
-        tracing::warn!(error = %chain(error), "reports are not taken");
+        tracing::warn!(error = %chain(error), "reports are not taken; they wait");
     }
 }
 

@@ -10,7 +10,7 @@ use shared::certificate::{
 use shared::problem::Problem;
 use shared::trust::dsse::{DsseError, Envelope};
 
-use crate::client::Source;
+use crate::client::{Posted, Source};
 use crate::config::Settings;
 use crate::files::{self, FileError};
 use crate::identity::{Identity, IdentityError};
@@ -87,8 +87,8 @@ async fn ask(
     let url = source.url(&path).to_string();
     // Strings and lists of strings cannot fail to serialise.
     let json = serde_json::to_vec(request).unwrap_or_default();
-    let (status, body) = match source.post(&path, json, MAX_ANSWER).await {
-        Ok(answer) => answer,
+    let Posted { status, body, .. } = match source.post(&path, json, MAX_ANSWER).await {
+        Ok(posted) => posted,
         Err(error) => return Err(EnrolError::Unreachable { url, source: error.without_url() }),
     };
     if !status.is_success() {

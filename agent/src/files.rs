@@ -97,6 +97,30 @@ fn failed(action: &'static str, path: &Path, source: io::Error) -> FileError {
 /// the end of the process, however it ends.
 pub(crate) fn lock(path: &Path) -> Result<File, FileError> {
     let failed = |source| FileError { action: "lock", path: path.to_owned(), source };
+    let file = lock_file(path)?;
+    loop {
+        match flock(&file, FlockOperation::LockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(failed(error.into())),
+        }
+    }
+}
+
+/// Takes the lock at `path` as [`lock`] does, unless somebody has it.
+pub(crate) fn try_lock(path: &Path) -> Result<Option<File>, FileError> {
+    let file = lock_file(path)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => {
+            Err(FileError { action: "lock", path: path.to_owned(), source: error.into() })
+        }
+    }
+}
+
+fn lock_file(path: &Path) -> Result<File, FileError> {
+    let failed = |source| FileError { action: "lock", path: path.to_owned(), source };
     if let Some(folder) = path.parent() {
         make_private_folder(folder)?;
     }
@@ -109,13 +133,7 @@ pub(crate) fn lock(path: &Path) -> Result<File, FileError> {
         .map_err(failed)?;
     // A file that was there before may have been made under any umask.
     file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
-    loop {
-        match flock(&file, FlockOperation::LockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(failed(error.into())),
-        }
-    }
+    Ok(file)
 }
 
 /// Reads a file of at most `max` bytes, if it is there.

@@ -1,221 +1,37 @@
 //! What this host says of itself: signed with its key, sent on change and as a heartbeat.
 //!
 //! A report grants nothing and nothing waits for it: a registry that takes none changes nothing on
-//! this host.
+//! this host. What no registry has taken yet waits in the [`Outbox`].
 
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use shared::api::Challenge;
-use shared::certificate;
 use shared::human;
-use shared::problem::Problem;
-use shared::report::{self, Attempt, Clock, Free, ProfileReport, Report, ReportError, TrustState};
+use shared::report::{self, Attempt, Clock, ProfileReport, TrustState};
+use shared::state_word::StateWord;
 use shared::time::Time;
-use shared::trust::dsse::{DsseError, Envelope};
-use shared::version::SoftwareVersion;
 
-use crate::client::{Source, TrustFacts};
-use crate::config::Settings;
-use crate::files::{self, FileError};
+use crate::client::TrustFacts;
+use crate::history::{End, Entry, Outcome};
 use crate::host;
-use crate::identity::{Identity, IdentityError};
 use crate::state::{EpochVersion, Phase, Profile, Running, Wanted};
+
+mod outbox;
+mod pace;
+mod send;
+
+pub(crate) use self::outbox::Outbox;
+pub(crate) use self::pace::Pace;
+pub(crate) use self::send::{Reporter, SendError};
 
 /// The host's certificate, below `state_dir`.
 const CERTIFICATE: &str = "host.cert";
-
-/// The counter of reports, below `state_dir`.
-const COUNTER: &str = "reports.json";
-
-/// An envelope is some larger than what it holds.
-const MAX_CERTIFICATE: usize = 2 * certificate::MAX_LEN;
-
-/// The largest answer that is read.
-const MAX_ANSWER: usize = 64 * 1024;
-
-/// The longest nonce that is repeated: it is kept in a small file, and goes into a report.
-const MAX_NONCE: usize = 128;
 
 /// How much of the log of an attempt goes into a report.
 const MAX_LOG: usize = 4096;
 
 /// How far the signed time may be ahead before the clock is under suspicion.
 const SUSPECT: i64 = 300;
-
-/// Why a report was not taken.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SendError {
-    /// This host has not enrolled.
-    #[error("this host has no certificate at `{}`", .0.display())]
-    NotEnrolled(PathBuf),
-    /// A file of the agent's own could not be read or written.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// There is no host key.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The certificate is damaged.
-    #[error("`{}` is no certificate", path.display())]
-    Certificate { path: PathBuf, source: DsseError },
-    /// The report breaks its own rules.
-    #[error("cannot write a report")]
-    Report(#[from] ReportError),
-    /// Nobody could be reached.
-    #[error("cannot send a report to `{url}`")]
-    Unreachable { url: String, source: reqwest::Error },
-    /// The registry refused it.
-    #[error("`{url}` refuses the report: {why}")]
-    Refused { url: String, why: String },
-    /// No source is configured.
-    #[error("the configuration names no registry")]
-    NoSource,
-}
-
-/// The counter of reports: what makes a replayed one visible.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-struct Counter {
-    boot_id: String,
-    counter: u64,
-    nonce: Option<String>,
-}
-
-/// Signs and sends reports.
-#[derive(Debug)]
-pub(crate) struct Reporter {
-    settings: Settings,
-    sources: Vec<Source>,
-    identity: Identity,
-    certificate: Envelope,
-}
-
-/// How one source answered.
-enum Answer {
-    Taken,
-    Challenged(String),
-}
-
-impl Reporter {
-    /// Prepares to report, if this host has enrolled.
-    pub(crate) fn new(settings: &Settings, sources: &[Source]) -> Result<Self, SendError> {
-        let path = certificate_path(&settings.state_dir);
-        let bytes = files::read(&path, MAX_CERTIFICATE as u64)?;
-        let bytes = bytes.ok_or_else(|| SendError::NotEnrolled(path.clone()))?;
-        let certificate = Envelope::parse(&bytes, MAX_CERTIFICATE)
-            .map_err(|source| SendError::Certificate { path, source })?;
-        let identity = Identity::load(&settings.state_dir)?;
-        Ok(Self { settings: settings.clone(), sources: sources.to_vec(), identity, certificate })
-    }
-
-    /// Sends the state of all profiles to the first source that takes it.
-    pub(crate) async fn send(
-        &self,
-        profiles: Vec<ProfileReport>,
-        facts: Option<&TrustFacts>,
-    ) -> Result<(), SendError> {
-        let mut failure = SendError::NoSource;
-        for source in &self.sources {
-            match self.send_to(source, &profiles, facts).await {
-                Ok(()) => return Ok(()),
-                Err(error) => failure = error,
-            }
-        }
-        Err(failure)
-    }
-
-    async fn send_to(
-        &self,
-        source: &Source,
-        profiles: &[ProfileReport],
-        facts: Option<&TrustFacts>,
-    ) -> Result<(), SendError> {
-        // A challenged report is repeated once, with the nonce.
-        for _ in 0..2 {
-            let counter = self.count(None)?;
-            let report = self.report(profiles, facts, &counter);
-            match self.post(source, &report).await? {
-                Answer::Taken if counter.nonce.is_none() => return Ok(()),
-                Answer::Taken => return self.count(Some(None)).map(drop),
-                Answer::Challenged(nonce) => drop(self.count(Some(Some(nonce)))?),
-            }
-        }
-        let url = source.base().to_string();
-        Err(SendError::Refused { url, why: "it challenges every counter".to_owned() })
-    }
-
-    async fn post(&self, source: &Source, report: &Report) -> Result<Answer, SendError> {
-        let path = format!("api/v1/realms/{}/reports", self.settings.realm);
-        let url = source.url(&path).to_string();
-        let envelope = self
-            .identity
-            .sign(report::PAYLOAD_TYPE, &report.to_bytes()?)
-            .with_certificate(self.certificate.clone());
-        let (status, body) = match source.post(&path, envelope.to_bytes(), MAX_ANSWER).await {
-            Ok(answer) => answer,
-            Err(error) => return Err(SendError::Unreachable { url, source: error.without_url() }),
-        };
-        if status.is_success() {
-            return Ok(Answer::Taken);
-        }
-        if status.as_u16() == 401
-            && let Some(nonce) = challenge(&body)
-        {
-            return Ok(Answer::Challenged(nonce));
-        }
-        let why = serde_json::from_slice::<Problem>(&body)
-            .map_or_else(|_| status.to_string(), |problem| problem.what);
-        Err(SendError::Refused { url, why })
-    }
-
-    /// Takes the next number, on disk before it is used; `nonce` replaces what must be repeated.
-    fn count(&self, nonce: Option<Option<String>>) -> Result<Counter, SendError> {
-        let path = self.settings.state_dir.join(COUNTER);
-        let stored = files::read(&path, 4096)?;
-        let mut counter: Counter =
-            stored.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        match nonce {
-            Some(nonce) => counter.nonce = nonce,
-            None => counter.counter = counter.counter.saturating_add(1),
-        }
-        counter.boot_id = host::boot_id();
-        files::replace(&path, &serde_json::to_vec(&counter).unwrap_or_default())?;
-        Ok(counter)
-    }
-
-    fn report(
-        &self,
-        profiles: &[ProfileReport],
-        facts: Option<&TrustFacts>,
-        counter: &Counter,
-    ) -> Report {
-        let now = Timestamp::now();
-        Report {
-            format: report::FORMAT,
-            realm: self.settings.realm.clone(),
-            host: self.identity.host_id(),
-            name: self.settings.host.name.clone(),
-            boot_id: counter.boot_id.clone(),
-            counter: counter.counter,
-            nonce: counter.nonce.clone(),
-            time: now.into(),
-            agent: SoftwareVersion::current(),
-            system: self.settings.host.system.clone(),
-            labels: self.settings.host.labels.clone(),
-            clock: clock(facts, now),
-            free: Free { store: host::free_space(&self.settings.store.root), boot: None },
-            trust: trust_state(facts),
-            profiles: profiles.to_vec(),
-        }
-    }
-}
-
-/// Returns the nonce that an answer asks for, if it is one that can be repeated.
-fn challenge(body: &[u8]) -> Option<String> {
-    let Challenge { nonce, .. } = serde_json::from_slice(body).ok()?;
-    (nonce.len() <= MAX_NONCE).then_some(nonce)
-}
 
 /// Tells of all profiles, as they are now.
 pub(crate) fn profile_reports(profiles: &[Profile]) -> Vec<ProfileReport> {
@@ -269,6 +85,64 @@ fn profile_report(profile: &Profile, now: Timestamp) -> Option<ProfileReport> {
     })
 }
 
+/// Tells of a profile as the end of an attempt left it, when `now` tells of what came later.
+fn as_it_ended(now: &ProfileReport, entry: &Entry) -> ProfileReport {
+    let name = &now.profile;
+    let (state, ran, next) = match entry.outcome {
+        Outcome::Confirmed => (StateWord::Converged, entry.to.as_ref(), None),
+        Outcome::Stopped => (StateWord::Converged, None, None),
+        Outcome::Unhealthy => {
+            (StateWord::Failed, entry.to.as_ref(), Some(format!("agent health {name}")))
+        }
+        Outcome::RolledBack => {
+            (StateWord::RolledBack, entry.from.as_ref(), Some(format!("agent retry {name}")))
+        }
+        Outcome::Failed => (StateWord::Failed, None, Some(format!("agent logs {name}"))),
+        Outcome::Undone => {
+            (StateWord::Waiting, entry.from.as_ref(), Some(format!("agent logs {name}")))
+        }
+    };
+    let reason = entry
+        .reason
+        .as_ref()
+        .map(|reason| report::Reason { code: reason.code.to_string(), text: reason.text.clone() });
+    let unexplained = || report::Reason {
+        code: "attempt_ended".to_owned(),
+        text: "the attempt came to nothing, and left no reason".to_owned(),
+    };
+    ProfileReport {
+        group: now.group.clone(),
+        profile: name.clone(),
+        state,
+        since: entry.at.into(),
+        reason: match next {
+            Some(_) => reason.or_else(|| Some(unexplained())),
+            None => reason,
+        },
+        next,
+        wanted: entry.to.as_ref().and_then(|to| {
+            let EpochVersion { epoch, version } = to.version?;
+            Some(report::Wanted { epoch, version, path: Some(to.path.clone()) })
+        }),
+        running: ran.and_then(ran_there),
+        healthy_since: None,
+        attempt: Some(Attempt {
+            id: entry.attempt.clone(),
+            phases: phases(&entry.phases),
+            log: human::tail(&entry.log, MAX_LOG).to_owned(),
+        }),
+    }
+}
+
+fn ran_there(end: &End) -> Option<report::Running> {
+    Some(report::Running {
+        epoch: end.version.map(|version| version.epoch),
+        version: end.version.map(|version| version.version),
+        path: end.path.clone(),
+        generation: end.generation?,
+    })
+}
+
 /// Tells what a manifest wants.
 pub(crate) fn wanted(wanted: &Wanted) -> report::Wanted {
     let EpochVersion { epoch, version } = wanted.version;
@@ -302,18 +176,9 @@ fn phases(phases: &[Phase]) -> Vec<(String, Time, u64)> {
 mod tests {
     use shared::id::ProfileName;
 
-    use super::*;
+    use crate::state::{Code, Reason};
 
-    #[test]
-    fn a_nonce_that_would_not_fit_is_no_challenge() {
-        let answer = |length| {
-            let problem = Problem::new(shared::problem::Kind::Conflict, "challenge", "repeat it");
-            serde_json::to_vec(&Challenge { problem, nonce: "n".repeat(length) }).unwrap()
-        };
-        assert_eq!(challenge(&answer(MAX_NONCE)), Some("n".repeat(MAX_NONCE)));
-        assert_eq!(challenge(&answer(MAX_NONCE + 1)), None);
-        assert_eq!(challenge(b"{}"), None);
-    }
+    use super::*;
 
     #[test]
     fn a_profile_of_no_group_is_not_reported() {
@@ -323,5 +188,36 @@ mod tests {
         profile.group = Some("eu".parse().unwrap());
         let told = profile_report(&profile, Timestamp::UNIX_EPOCH).unwrap();
         assert!(told.reason.is_some() && told.next.is_some(), "{told:?}");
+    }
+
+    #[test]
+    fn every_end_of_an_attempt_is_told_with_its_reason_and_the_next_command() {
+        let name = ProfileName::parse("web").unwrap();
+        let mut profile = Profile::new(None, name, Timestamp::UNIX_EPOCH);
+        profile.group = Some("eu".parse().unwrap());
+        let now = profile_report(&profile, Timestamp::UNIX_EPOCH).unwrap();
+        let end = |generation| End {
+            version: None,
+            generation: Some(generation),
+            path: "/nix/store/0a455acx720hx0zfwn0q7gn8y2jrvllr-web".parse().unwrap(),
+        };
+        let told = |outcome, reason| {
+            let (from, to) = (Some(end(1)), Some(end(2)));
+            let (attempt, at, log) = ("a".to_owned(), Timestamp::UNIX_EPOCH, "log".to_owned());
+            let phases = Vec::new();
+            let told =
+                as_it_ended(&now, &Entry { attempt, at, from, to, outcome, reason, phases, log });
+            assert_eq!(told.attempt.as_ref().unwrap().id, "a");
+            let explained = told.reason.is_some() && told.next.is_some();
+            assert!(explained || told.state == StateWord::Converged, "{told:?}");
+            (told.state, told.running.map(|running| running.generation))
+        };
+        let reason = || Some(Reason::new(Code::HealthFailed, "502"));
+        assert_eq!(told(Outcome::Confirmed, None), (StateWord::Converged, Some(2)));
+        assert_eq!(told(Outcome::RolledBack, reason()), (StateWord::RolledBack, Some(1)));
+        assert_eq!(told(Outcome::Unhealthy, reason()), (StateWord::Failed, Some(2)));
+        assert_eq!(told(Outcome::Failed, None), (StateWord::Failed, None));
+        assert_eq!(told(Outcome::Undone, None), (StateWord::Waiting, Some(1)));
+        assert_eq!(told(Outcome::Stopped, None), (StateWord::Converged, None));
     }
 }

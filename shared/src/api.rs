@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `PUT /roles/{role}`, multipart of [`Part`] | 201 [`PublishReceipt`]; 403, 412, 413, 422, 428 |
 //! | `POST /enrol` [`EnrolRequest`] | 200 [`EnrolAnswer`]; 401, 403, 422 |
-//! | `POST /reports`, an envelope with a member `certificate` | 200 [`ReportAnswer`]; 401 [`Challenge`], 403 |
+//! | `POST /reports`, an envelope with a member `certificate` | 200 [`ReportAnswer`]; 401 [`Challenge`], 403, 413, 422, 503 |
 //! | `GET /hosts?group=&state=&limit=&cursor=` | [`Page`] of [`HostSummary`] |
 //! | `GET /hosts/{name or id}` | [`HostDetail`]; 404 |
 //! | `GET /groups/{group}/history?profile=&limit=&cursor=` | [`Page`] of [`Publication`], the latest first |
@@ -103,6 +103,10 @@ pub struct Challenge {
     pub problem: Problem,
     /// What to repeat.
     pub nonce: String,
+    /// The highest counter that the registry has seen of this host, if it has seen any: the next
+    /// one is best above it, so that no report from before is taken for a new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counter: Option<u64>,
 }
 
 /// A part of a list.

@@ -24,6 +24,13 @@ pub const PAYLOAD_TYPE: &str = "application/vnd.shoal.report+json";
 /// Longest report that is taken, envelope and certificate included, in bytes.
 pub const MAX_LEN: usize = 64 * 1024;
 
+/// The highest counter: what every reader of JSON and every database can hold exactly.
+pub const MAX_COUNTER: u64 = 1 << 53;
+
+/// The codes of the refusals that hold for the same report whenever it is sent again; others may
+/// be mended, by enrolling anew for instance.
+pub const HOPELESS: [&str; 2] = ["other_host", "foreign_group"];
+
 /// The version of the format that this program reads and writes.
 pub const FORMAT: u32 = 1;
 
@@ -191,6 +198,9 @@ pub enum ReportError {
     /// A format that this program does not know.
     #[error("the report has format {0}, this program reads format {FORMAT}")]
     Format(u32),
+    /// A counter that has run away.
+    #[error("the report has counter {0}, the highest is {MAX_COUNTER}")]
+    Counter(u64),
     /// A state that leaves its reader helpless.
     #[error("`{group}/{profile}` is `{state}` without a reason or a next command")]
     Unexplained {
@@ -239,6 +249,9 @@ impl Report {
     fn check(&self) -> Result<(), ReportError> {
         if self.format != FORMAT {
             return Err(ReportError::Format(self.format));
+        }
+        if self.counter > MAX_COUNTER {
+            return Err(ReportError::Counter(self.counter));
         }
         let helpless = self.profiles.iter().find(|profile| {
             profile.state != StateWord::Converged

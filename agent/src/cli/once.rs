@@ -11,7 +11,7 @@ use crate::cli::{Context, Host, status};
 use crate::client::News;
 use crate::converge::{ConvergeError, Stop};
 use crate::progress::Progress;
-use crate::report::{self, Reporter, SendError};
+use crate::report::{Outbox, Reporter, SendError};
 use crate::rounds::{Round, Rounds};
 use crate::status::Status;
 use crate::stop;
@@ -102,5 +102,8 @@ async fn send(host: &Host, rounds: &Rounds) -> Result<(), SendError> {
         reporter => reporter?,
     };
     let facts = rounds.client().record().facts;
-    reporter.send(report::profile_reports(&profiles), facts.as_ref()).await
+    let mut outbox = Outbox::of(&host.settings.state_dir);
+    let noted = reporter.note(&mut outbox, &profiles, facts.as_ref());
+    // Also what a full disk keeps in memory alone can be sent.
+    reporter.send(&mut outbox).await.and(noted)
 }

@@ -6,9 +6,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use reqwest::{StatusCode, header};
 use store::net::limits::{REGISTRY_CONNECT, REGISTRY_FILE, REGISTRY_IDLE, REGISTRY_ROUND};
-use store::net::{self, Authorities, NetworkError};
+use store::net::{self, Authorities, NetworkError, retry_after};
 use url::Url;
 
 use crate::config::Registry;
@@ -42,6 +43,17 @@ pub(crate) enum Answer {
     Found(Vec<u8>),
     /// There is no such file.
     Absent,
+}
+
+/// What a registry answers to what was posted.
+#[derive(Debug)]
+pub(crate) struct Posted {
+    /// Whether it took it.
+    pub(crate) status: StatusCode,
+    /// The beginning of what it says.
+    pub(crate) body: Vec<u8>,
+    /// When it wants to be asked again.
+    pub(crate) retry_after: Option<Duration>,
 }
 
 impl Answer {
@@ -133,13 +145,13 @@ impl Source {
         self.answer(url, request, max, wait).await
     }
 
-    /// Posts JSON, and returns the status and the beginning of the answer, at most `max` bytes.
+    /// Posts JSON, and returns the beginning of the answer, at most `max` bytes.
     pub(crate) async fn post(
         &self,
         path: &str,
         json: Vec<u8>,
         max: usize,
-    ) -> Result<(StatusCode, Vec<u8>), reqwest::Error> {
+    ) -> Result<Posted, reqwest::Error> {
         let request = self.http.post(self.url(path)).timeout(REGISTRY_FILE);
         let request = request.header(header::CONTENT_TYPE, "application/json").body(json);
         let mut response = request.send().await?;
@@ -150,7 +162,11 @@ impl Source {
             bytes.extend_from_slice(&chunk);
         }
         bytes.truncate(max);
-        Ok((response.status(), bytes))
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let asked = header(header::RETRY_AFTER);
+        let retry_after =
+            asked.and_then(|it| retry_after(it, header(header::DATE), Timestamp::now()));
+        Ok(Posted { status: response.status(), body: bytes, retry_after })
     }
 
     /// Sends a request that may be held back for up to `wait`, within what is left of the round.
@@ -261,8 +277,8 @@ mod tests {
         });
         let registry = Registry::plain(url.parse().unwrap());
         let sources = Source::all(&registry).unwrap();
-        let (status, body) = sources[0].post("reports", b"{}".to_vec(), 10_000).await.unwrap();
-        assert_eq!((status, body.len()), (StatusCode::UNAUTHORIZED, 10_000));
+        let posted = sources[0].post("reports", b"{}".to_vec(), 10_000).await.unwrap();
+        assert_eq!((posted.status, posted.body.len()), (StatusCode::UNAUTHORIZED, 10_000));
         // The connection ends with the answer that was not read to its end.
         server.await.unwrap();
     }

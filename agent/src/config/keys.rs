@@ -23,6 +23,7 @@ const KEYS: &[&str] = &[
     "profiles.allow",
     "realm",
     "registry.ca_file",
+    "registry.heartbeat",
     "registry.poll",
     "registry.urls",
     "registry.wait",

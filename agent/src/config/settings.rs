@@ -123,6 +123,8 @@ pub(crate) struct Registry {
     pub(crate) urls: Vec<Url>,
     pub(crate) poll: Duration,
     pub(crate) wait: Duration,
+    /// How often a host on which nothing changes says that it is there.
+    pub(crate) heartbeat: Duration,
     pub(crate) ca_file: Option<PathBuf>,
 }
 
@@ -130,7 +132,7 @@ impl Registry {
     /// Returns how a registry is asked of which only the address is known.
     pub(crate) fn plain(url: Url) -> Self {
         let (poll, wait) = (Duration::from_secs(60), Duration::ZERO);
-        Self { urls: vec![url], poll, wait, ca_file: None }
+        Self { urls: vec![url], poll, wait, heartbeat: poll, ca_file: None }
     }
 }
 
@@ -461,11 +463,13 @@ impl Check<'_> {
         let urls = registry.urls.iter().map(url).collect::<Result<_, _>>()?;
         let poll = self.between("registry.poll", registry.poll, 1, MAX_POLL)?;
         let wait = self.between("registry.wait", registry.wait, 0, MAX_WAIT)?;
+        let heartbeat = self.between("registry.heartbeat", registry.heartbeat, 1, MAX_POLL)?;
         let ca_file = registry.ca_file.map(|path| self.absolute("registry.ca_file", path));
         Ok(Registry {
             urls,
             poll: Duration::from_secs(poll.into()),
             wait: Duration::from_secs(wait.into()),
+            heartbeat: Duration::from_secs(heartbeat.into()),
             ca_file: ca_file.transpose()?,
         })
     }

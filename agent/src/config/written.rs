@@ -35,6 +35,8 @@ urls = []
 poll = 60
 # Long-polling holds a connection for each host, which is the registry's operator's choice.
 wait = 0
+# Seconds between two reports of a host on which nothing changes.
+heartbeat = 60
 
 [store]
 root = "/"
@@ -122,6 +124,7 @@ pub(super) struct Registry {
     pub(super) urls: Vec<String>,
     pub(super) poll: u32,
     pub(super) wait: u32,
+    pub(super) heartbeat: u32,
     pub(super) ca_file: Option<PathBuf>,
 }
 

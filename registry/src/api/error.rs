@@ -15,13 +15,13 @@ use shared::{
 pub(crate) struct ApiError {
     status: StatusCode,
     problem: Box<Problem>,
-    nonce: Option<String>,
+    challenge: Option<(String, Option<u64>)>,
 }
 
 impl ApiError {
     /// Refuses with this status.
     pub(crate) fn new(status: StatusCode, problem: Problem) -> Self {
-        Self { status, problem: Box::new(problem), nonce: None }
+        Self { status, problem: Box::new(problem), challenge: None }
     }
 
     /// There is no such thing.
@@ -69,21 +69,23 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, problem)
     }
 
-    /// The counter of a report does not count; this nonce would mend it.
-    pub(crate) fn challenge(what: impl Into<String>, nonce: String) -> Self {
+    /// The counter of a report does not count; this nonce would mend it, best with a counter above
+    /// the highest that was seen.
+    pub(crate) fn challenge(what: impl Into<String>, nonce: String, highest: Option<u64>) -> Self {
         let problem = Problem::new(Kind::Conflict, "challenge", what)
             .leaves("the report is not stored")
             .fix("repeat the nonce in the next report");
-        Self { nonce: Some(nonce), ..Self::new(StatusCode::UNAUTHORIZED, problem) }
+        let challenge = Some((nonce, highest));
+        Self { challenge, ..Self::new(StatusCode::UNAUTHORIZED, problem) }
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = match self.nonce {
+        let mut response = match self.challenge {
             None => (self.status, Json(*self.problem)).into_response(),
-            Some(nonce) => {
-                let challenge = Challenge { problem: *self.problem, nonce };
+            Some((nonce, counter)) => {
+                let challenge = Challenge { problem: *self.problem, nonce, counter };
                 (self.status, Json(challenge)).into_response()
             }
         };

@@ -37,12 +37,13 @@ pub(crate) async fn report(
     let stored = app.db.write(move |db| hosts::report(db, &incoming, now)).await;
     match stored.map_err(|error| ApiError::internal(&error))? {
         Stored::Yes => Ok(Json(ReportAnswer { counter })),
-        Stored::Challenge { nonce, counter: Some(last) } => {
-            let what = format!("counter {counter} does not follow on {last}");
-            Err(ApiError::challenge(what, nonce))
+        Stored::Challenge { nonce, highest: Some(highest) } => {
+            let what = format!("counter {counter} does not follow on what was told before");
+            Err(ApiError::challenge(what, nonce, Some(highest)))
         }
-        Stored::Challenge { nonce, counter: None } => {
-            Err(ApiError::challenge("this registry does not know the host's counter", nonce))
+        Stored::Challenge { nonce, highest: None } => {
+            let what = "this registry does not know the host's counter";
+            Err(ApiError::challenge(what, nonce, None))
         }
     }
 }

@@ -107,8 +107,9 @@ pub(crate) struct Incoming {
 pub(crate) enum Stored {
     /// It is stored, now or before.
     Yes,
-    /// Its counter does not count; the next one must repeat this nonce.
-    Challenge { nonce: String, counter: Option<u64> },
+    /// Its counter does not count; the next one must repeat this nonce, best with a counter above
+    /// the highest that was seen.
+    Challenge { nonce: String, highest: Option<u64> },
 }
 
 /// Stores a report if it is newer than the last one of its host.
@@ -146,7 +147,7 @@ pub(crate) fn report(
             "UPDATE hosts SET nonce = ?3 WHERE realm = ?1 AND host = ?2",
             params![realm, host, nonce],
         )?;
-        return Ok(Stored::Challenge { nonce, counter });
+        return Ok(Stored::Challenge { nonce, highest: counter.map(|_| highest) });
     }
     connection.execute(
         "UPDATE hosts SET counter = ?3, nonce = NULL, reported_at = ?4, digest = ?5, report = ?6,

@@ -58,6 +58,7 @@ fn refuses_what_is_no_report() {
     for (from, to) in [
         (r#""format":1"#, r#""format":2"#),
         (r#""counter":812"#, r#""counter":-1"#),
+        (r#""counter":812"#, r#""counter":9007199254740993"#),
         (r#""nonce":null,"#, ""),
         ("rolled_back", "green"),
         ("14:08:20Z", "14:08:20.5Z"),
