@@ -4,6 +4,7 @@
 //! its units. Nothing of a team runs as root unless the owners said so.
 
 mod exec;
+mod job;
 mod leftover;
 mod systemd;
 mod user;
@@ -12,12 +13,14 @@ use std::path::{Path, PathBuf};
 
 use shared::id::{GroupName, ProfileName};
 use shared::nix::StorePath;
+use tokio_util::sync::CancellationToken;
 
 use crate::state::{Activation, Code, EpochVersion, Reason};
 
 pub(crate) use self::exec::{Command, Failed, PATH, Purpose, run};
 pub(crate) use self::leftover::end as end_leftover;
 pub(crate) use self::systemd::apply::{Request as UnitsRequest, apply as apply_units};
+use self::systemd::transient::Leftovers;
 pub(crate) use self::systemd::{HostUnits, check as check_units};
 pub(crate) use self::user::{Account, Host, choose};
 
@@ -47,6 +50,17 @@ pub(crate) struct Place<'a> {
     pub(crate) profile: &'a ProfileName,
     /// Who we are and who else is here.
     pub(crate) host: &'a Host,
+    /// For what, where systemd runs all programs; without it they are our children.
+    pub(crate) job: Option<&'a Job>,
+}
+
+/// What programs are run for by systemd, so that whoever does the same again finds them.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    /// The attempt, and the step of it.
+    pub(crate) id: String,
+    /// When to leave them to the next one who does the same.
+    pub(crate) leave: CancellationToken,
 }
 
 /// Why a generation could not be put to work, and the last lines that it wrote.
@@ -56,6 +70,21 @@ pub(crate) struct Failure {
     pub(crate) reason: Reason,
     /// The last lines of output.
     pub(crate) log: String,
+}
+
+/// Why nothing was put to work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Undone {
+    /// It did not go well.
+    Failed(Failure),
+    /// It goes on without us, and is found again.
+    Left,
+}
+
+impl From<Failure> for Undone {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
 }
 
 /// Which program of a root is run.
@@ -89,7 +118,10 @@ pub(crate) async fn put_to_work(
     place: &Place<'_>,
     old: Option<Work<'_>>,
     new: Option<Work<'_>>,
-) -> Result<String, Failure> {
+) -> Result<String, Undone> {
+    if let Some(job) = place.job {
+        job.tidy(place.profile).await?;
+    }
     let units = |work: Option<Work<'_>>| work.and_then(|work| units_of(work.activation));
     let is_exec = |work: &Work<'_>| matches!(work.activation, Activation::Exec { .. });
     let mut log = String::new();
@@ -112,7 +144,7 @@ pub(crate) async fn put_to_work(
 }
 
 /// Starts the units of what ran when the host went down; others start nothing at boot.
-pub(crate) async fn start_at_boot(place: &Place<'_>, work: Work<'_>) -> Result<String, Failure> {
+pub(crate) async fn start_at_boot(place: &Place<'_>, work: Work<'_>) -> Result<String, Undone> {
     match units_of(work.activation) {
         Some(owner) => systemd::start_at_boot(place, &owner, work).await,
         None => Ok(String::new()),
@@ -137,7 +169,7 @@ async fn start(
     program: Program,
     old: Option<Work<'_>>,
     new: Option<Work<'_>>,
-) -> Result<String, Failure> {
+) -> Result<String, Undone> {
     let Activation::Exec { timeout, user, privileged } = work.activation else {
         return Ok(String::new());
     };
@@ -170,7 +202,7 @@ async fn start(
         timeout: std::time::Duration::from_secs((*timeout).into()),
     };
     let name = format!("`{}` of `{}`", program.file(), work.path);
-    exec::run(&command).await.map_err(|failed| {
+    let failed = |failed: Failed| {
         let code = match (&failed.problem, program) {
             (exec::Problem::Timeout(_), Program::Activate) => Code::ActivationTimeout,
             (
@@ -180,7 +212,12 @@ async fn start(
         };
         let text = format!("{name} {}", failed.problem);
         Failure { reason: Reason::new(code, text), log: failed.log }
-    })
+    };
+    let what = if program == Program::Activate { "activate" } else { "deactivate" };
+    match place.job {
+        Some(job) => job.run(place.profile, what, &command, Leftovers::Stay, failed).await,
+        None => exec::run(&command).await.map_err(|it| failed(it).into()),
+    }
 }
 
 fn has_program(place: &Place<'_>, work: Work<'_>, program: Program) -> bool {

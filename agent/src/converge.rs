@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::session::Session;
 use crate::caches::Caches;
-use crate::config::Gc;
+use crate::config::{Gc, Runner};
 use crate::dead_man::DeadMan;
 use crate::files;
 use crate::floors::Floors;
@@ -56,13 +56,15 @@ pub(crate) struct Place {
     pub(crate) realm: RealmName,
     /// The store root; profiles are below it as well.
     pub(crate) root: PathBuf,
+    /// Who runs programs.
+    pub(crate) runner: Runner,
     /// What health checks ask with.
     pub(crate) tools: Tools,
     /// Who undoes a switch that this process does not live to confirm, where systemd wakes him.
     pub(crate) dead_man: Option<DeadMan>,
 }
 
-/// When to stop half-way. A switch comes to its end whatever is cancelled.
+/// When to stop half-way. A switch comes to its end whatever is cancelled, unless it can be left.
 #[derive(Debug, Clone)]
 pub(crate) struct Stop {
     /// The order was overtaken: ends its fetch.
@@ -110,14 +112,22 @@ struct Inner {
     place: Place,
     journal: Journal,
     floors: Floors,
+    /// When to leave what systemd runs for us to the next process.
+    leave: CancellationToken,
 }
 
 impl Converger {
-    /// Prepares for a host; touches nothing yet.
+    /// Prepares for a host; touches nothing yet. A switch comes to its end before this process does.
     pub(crate) fn new(place: Place) -> Self {
+        Self::leaving(place, CancellationToken::new())
+    }
+
+    /// Prepares for a host; once this is cancelled, programs that systemd runs for a switch are left
+    /// to whoever goes on with it, and the call ends with [`ConvergeError::Stopped`].
+    pub(crate) fn leaving(place: Place, leave: CancellationToken) -> Self {
         let journal = Journal::new(&place.state_dir);
         let floors = Floors::new(&place.state_dir, &place.realm);
-        Self { inner: Arc::new(Inner { place, journal, floors }) }
+        Self { inner: Arc::new(Inner { place, journal, floors, leave }) }
     }
 
     /// Ends what a crash or a reboot interrupted, for every profile of the journal.

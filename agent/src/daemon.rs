@@ -45,10 +45,14 @@ pub(crate) async fn run(
     cancel: &CancellationToken,
     process: &CancellationToken,
 ) -> Result<(), Problem> {
-    let mut rounds = Rounds::new(settings)?;
-    let recovered = rounds.converger().recover().await.map_err(|error| error.problem())?;
+    let mut rounds = Rounds::leaving(settings, cancel.clone())?;
     let mut service = Service::start(settings, rounds.converger(), cancel).await?;
-    service.ready(&recovered);
+    match rounds.converger().recover().await {
+        Ok(recovered) => service.recovered(&recovered),
+        // A program of a switch goes on without us.
+        Err(ConvergeError::Stopped) => {}
+        Err(error) => return Err(error.problem()),
+    }
     let watcher = service.watcher();
     let changed = Arc::new(Notify::new());
     let (facts, facts_seen) = watch::channel(rounds.client().record().facts);

@@ -12,6 +12,7 @@ use shared::nix::TrustedKeys;
 use shared::problem::{Kind, Problem, chain};
 use store::cache::{Location, Network, NetworkOptions};
 use store::substitute::{Limits, Observer};
+use tokio_util::sync::CancellationToken;
 
 use crate::activate::HostUnits;
 use crate::caches::Caches;
@@ -49,10 +50,15 @@ pub(crate) struct Round {
 impl Rounds {
     /// Prepares; asks and touches nothing yet.
     pub(crate) fn new(settings: &Settings) -> Result<Self, Problem> {
+        Self::leaving(settings, CancellationToken::new())
+    }
+
+    /// Prepares; once this is cancelled, a switch is left as [`Converger::leaving`] says.
+    pub(crate) fn leaving(settings: &Settings, leave: CancellationToken) -> Result<Self, Problem> {
         let network = Network::new(&network(settings))
             .map_err(|error| Problem::from_error(Kind::Usage, "network", &error))?;
         let client = Client::new(settings).map_err(|trouble| trouble.problem())?;
-        let converger = Converger::new(place(settings));
+        let converger = Converger::leaving(place(settings), leave);
         Ok(Self { settings: settings.clone(), client, converger, network })
     }
 
@@ -136,6 +142,7 @@ pub(crate) fn place(settings: &Settings) -> Place {
         dead_man: (settings.runner == Runner::Systemd).then(dead_man),
         state_dir: settings.state_dir.clone(),
         realm: settings.realm.clone(),
+        runner: settings.runner,
         root: settings.store.root.clone(),
         tools: Tools {
             realm: settings.realm.clone(),

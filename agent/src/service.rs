@@ -49,7 +49,11 @@ struct Shown {
 }
 
 impl Service {
-    /// Opens what others ask at. What cannot be opened is told, and missed by nobody else.
+    /// Opens what others ask at, and tells systemd that the daemon is there. What cannot be opened is
+    /// told, and missed by nobody else.
+    ///
+    /// Before anything is recovered: what is waited for then may be a program that restarts us, and
+    /// waits until we are there.
     pub(crate) async fn start(
         settings: &Settings,
         converger: &Converger,
@@ -92,11 +96,14 @@ impl Service {
         if let Some(watchdog) = watchdog {
             tasks.push(tokio::spawn(watchdog.feed()));
         }
-        Ok(Self { shown, pulse, failing: false, tasks })
+        notify::ready();
+        let service = Self { shown, pulse, failing: false, tasks };
+        service.tell();
+        Ok(service)
     }
 
     /// The daemon has recovered, and begins to go round.
-    pub(crate) fn ready(&self, recovered: &[Profile]) {
+    pub(crate) fn recovered(&self, recovered: &[Profile]) {
         let host = &self.shown.settings.host.name;
         for profile in recovered {
             self.shown.metrics.recovered(profile);
@@ -105,7 +112,6 @@ impl Service {
             host.name = %host, profiles = recovered.len(), MESSAGE_ID = message_id::STARTED,
             "the agent runs; the journal agrees with the host"
         );
-        notify::ready();
         self.tell();
     }
 

@@ -5,4 +5,5 @@ mod boot;
 mod confined;
 mod dead_man;
 mod lab;
+mod programs;
 mod services;

@@ -24,9 +24,10 @@ use shared::problem::chain;
 
 pub(crate) use self::ask::HostUnits;
 use self::manager::{Manager, Verb};
-use super::exec;
+use self::transient::Leftovers;
+use super::exec::{self, Failed};
 use super::user::{Account, choose};
-use super::{Failure, Place, Work, real_path};
+use super::{Failure, Place, Undone, Work, real_path};
 use crate::state::{Code, Reason};
 
 /// How long systemd may take to start or stop the manager of a user.
@@ -69,7 +70,7 @@ pub(super) async fn take_over(
     place: &Place<'_>,
     owner: &Owner,
     new: Option<Work<'_>>,
-) -> Result<String, Failure> {
+) -> Result<String, Undone> {
     install(place, owner, new, false).await
 }
 
@@ -78,7 +79,7 @@ pub(super) async fn start_at_boot(
     place: &Place<'_>,
     owner: &Owner,
     work: Work<'_>,
-) -> Result<String, Failure> {
+) -> Result<String, Undone> {
     install(place, owner, Some(work), true).await
 }
 
@@ -87,7 +88,7 @@ async fn install(
     owner: &Owner,
     new: Option<Work<'_>>,
     is_boot: bool,
-) -> Result<String, Failure> {
+) -> Result<String, Undone> {
     let refused = |error: super::user::UserError| failure(Code::UserRefused, error.to_string());
     let account = choose(place.host, owner.user.as_ref(), owner.privileged).map_err(refused)?;
     if let Some(account) = account {
@@ -98,14 +99,15 @@ async fn install(
     let begun = Timestamp::now();
     let done = run_apply(place, owner, new, account, runtime, is_boot).await;
     match (&done, account, new) {
-        (Err(failed), ..) => {
+        (Err(Undone::Failed(failed)), ..) => {
             let told = journal(place, uid, begun).await;
             let log = format!("{}\n{told}", failed.log);
-            return Err(Failure { reason: failed.reason.clone(), log: log.trim().to_owned() });
+            let log = log.trim().to_owned();
+            return Err(Failure { reason: failed.reason.clone(), log }.into());
         }
         // Whatever else the user left behind ends with its manager.
         (Ok(_), Some(account), None) => lend_manager(account, false).await?,
-        (Ok(_), ..) => {}
+        (Err(Undone::Left) | Ok(_), ..) => {}
     }
     done
 }
@@ -118,7 +120,7 @@ async fn run_apply(
     account: Option<Account>,
     runtime: Option<PathBuf>,
     is_boot: bool,
-) -> Result<String, Failure> {
+) -> Result<String, Undone> {
     let cannot = |error: std::io::Error| {
         failure(Code::ActivationFailed, format!("cannot find this program: {error}"))
     };
@@ -142,7 +144,7 @@ async fn run_apply(
         state_dir: place.state_dir.to_owned(),
         timeout: owner.timeout,
     };
-    exec::run(&command).await.map_err(|failed| {
+    let told = |failed: Failed| {
         let last = failed.log.lines().last().unwrap_or_default();
         let (code, text) = match &failed.problem {
             exec::Problem::Timeout(_) => {
@@ -157,7 +159,12 @@ async fn run_apply(
             }
         };
         Failure { reason: Reason::new(code, text), log: failed.log }
-    })
+    };
+    let what = if new.is_some() { "install" } else { "uninstall" };
+    match place.job {
+        Some(job) => job.run(place.profile, what, &command, Leftovers::End, told).await,
+        None => exec::run(&command).await.map_err(|failed| told(failed).into()),
+    }
 }
 
 /// Returns this program's file; after an upgrade in place, what is there by now.

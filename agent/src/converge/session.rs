@@ -13,7 +13,8 @@ use store::profile::{Generation, Profile as Links, ProfileError};
 use tokio::runtime::Runtime;
 
 use super::{ConvergeError, Inner, now};
-use crate::activate::{self, Failure, Work};
+use crate::activate::{self, Failure, Job, Undone, Work};
+use crate::config::Runner;
 use crate::host_lock::HostLock;
 use crate::pins::Pins;
 use crate::service;
@@ -286,7 +287,7 @@ impl Session {
         };
         crash::point("switch.linked");
         let old = attempt.from.as_ref().map(work_of_running);
-        let done = self.put_to_work(old, work_of_target(&attempt.target))?;
+        let done = self.put_to_work(attempt, "switch", old, work_of_target(&attempt.target))?;
         crash::point("switch.activated");
         Ok(match done {
             Ok(log) => {
@@ -315,7 +316,7 @@ impl Session {
     fn stop(&mut self, attempt: &Attempt) -> Result<Event, ConvergeError> {
         let old = attempt.from.as_ref().map(work_of_running);
         // An interrupted stop may have removed the link already, and not yet all generations.
-        if let Err(Failure { reason, log }) = self.put_to_work(old, None)? {
+        if let Err(Failure { reason, log }) = self.put_to_work(attempt, "switch", old, None)? {
             return Ok(Event::ActivationFailed(reason, human::redact(&log)));
         }
         crash::point("stop.deactivated");
@@ -334,7 +335,7 @@ impl Session {
         crash::point("rollback.linked");
         let new = attempt.from.as_ref().map(work_of_running);
         if let Err(Failure { reason, log }) =
-            self.put_to_work(work_of_target(&attempt.target), new)?
+            self.put_to_work(attempt, "undo", work_of_target(&attempt.target), new)?
         {
             return Ok(Event::RollbackFailed(reason, human::redact(&log)));
         }
@@ -374,12 +375,22 @@ impl Session {
 
     fn put_to_work(
         &self,
+        attempt: &Attempt,
+        step: &str,
         old: Option<Work<'_>>,
         new: Option<Work<'_>>,
     ) -> Result<Result<String, Failure>, ConvergeError> {
         let host = self.inner.host(&self.profile.name)?;
-        let place = self.place(&host);
-        Ok(runtime()?.block_on(activate::put_to_work(&place, old, new)))
+        let leave = self.inner.leave.clone();
+        let job = Job { id: format!("{} {step}", attempt.id), leave };
+        let is_ours = self.inner.place.runner == Runner::Systemd;
+        let place = activate::Place { job: is_ours.then_some(&job), ..self.place(&host) };
+        match runtime()?.block_on(activate::put_to_work(&place, old, new)) {
+            Ok(log) => Ok(Ok(log)),
+            Err(Undone::Failed(failure)) => Ok(Err(failure)),
+            // The journal says what is under way, and whoever reads it next finds it.
+            Err(Undone::Left) => Err(ConvergeError::Stopped),
+        }
     }
 
     /// Starts the units of what is to run on a host that boots; the text says why not.
@@ -389,8 +400,11 @@ impl Session {
     ) -> Result<Result<(), String>, ConvergeError> {
         let host = self.inner.host(&self.profile.name)?;
         let place = self.place(&host);
-        let started = activate::start_at_boot(&place, work);
-        Ok(runtime()?.block_on(started).map(drop).map_err(|failure| failure.reason.text))
+        match runtime()?.block_on(activate::start_at_boot(&place, work)) {
+            Ok(_log) => Ok(Ok(())),
+            Err(Undone::Failed(failure)) => Ok(Err(failure.reason.text)),
+            Err(Undone::Left) => Err(ConvergeError::Stopped),
+        }
     }
 
     fn place<'a>(&'a self, host: &'a activate::Host) -> activate::Place<'a> {
@@ -401,6 +415,7 @@ impl Session {
             group: self.profile.group.as_ref(),
             profile: &self.profile.name,
             host,
+            job: None,
         }
     }
 

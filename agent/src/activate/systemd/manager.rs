@@ -43,6 +43,7 @@ trait Systemd {
         patterns: &[&str],
     ) -> zbus::Result<Vec<Listed>>;
     async fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    async fn get_unit_processes(&self, name: &str) -> zbus::Result<Vec<(String, u32, String)>>;
     async fn start_transient_unit(
         &self,
         name: &str,
@@ -309,6 +310,12 @@ impl Manager {
             status: service.exec_main_status().await?,
             invocation: data_encoding::HEXLOWER.encode(&unit.invocation_id().await?),
         }))
+    }
+
+    /// Returns whether anything of a unit runs.
+    pub(crate) async fn has_processes(&self, name: &str) -> Result<bool, ManagerError> {
+        let found = self.systemd.get_unit_processes(name).await.map(|found| !found.is_empty());
+        found.map_err(ManagerError::refused(format!("tell what `{name}` runs")))
     }
 
     /// Asks for a job and does not wait for it.

@@ -2,7 +2,8 @@
 //!
 //! So they live on when we are restarted, by them or by anybody. A unit stays until its end has been
 //! read, and has the id of what it is run for: whoever runs the same again finds it, and waits for it
-//! instead. systemd itself holds it to its time limit, and the journal keeps what it says.
+//! instead. systemd itself holds it to its time limit, and the journal keeps what it says. What runs
+//! as somebody else than root is kept from all that the daemon's own unit is kept from, and more.
 
 use std::ffi::OsStr;
 use std::io;
@@ -62,6 +63,15 @@ pub(crate) enum TransientError {
     Manager(#[from] ManagerError),
 }
 
+/// Whether a unit whose program ended well is given up at once, with what it left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leftovers {
+    /// They end with it.
+    End,
+    /// The unit stays for as long as anything of it runs.
+    Stay,
+}
+
 /// Runs a program to its end in a unit of the host's manager; returns its last lines.
 ///
 /// One that runs for the same id already is waited for. Other work of ours under that name is
@@ -70,6 +80,7 @@ pub(crate) enum TransientError {
 pub(crate) async fn run(
     unit: &Unit,
     command: &Command,
+    leftovers: Leftovers,
     stop: &CancellationToken,
 ) -> Result<String, TransientError> {
     let start = |problem| TransientError::Failed(Failed { problem, log: String::new() });
@@ -108,11 +119,37 @@ pub(crate) async fn run(
     }
     let service = watch.wait(stop).await?;
     let log = said(&service, command).await;
-    watch.forget(&service).await?;
-    match problem(&service, command) {
+    let problem = problem(&service, command);
+    let stays = problem.is_none()
+        && leftovers == Leftovers::Stay
+        && watch.manager().await?.has_processes(&unit.name).await?;
+    if !stays {
+        watch.forget(&service).await?;
+    }
+    match problem {
         None => Ok(log),
         Some(problem) => Err(TransientError::Failed(Failed { problem, log })),
     }
+}
+
+/// Ends what of ours is still at work in units of these names, unless `keep` wants them, and lets go
+/// of those that have ended and left nothing behind.
+pub(crate) async fn tidy(pattern: &str, keep: impl Fn(&str) -> bool) -> Result<(), ManagerError> {
+    let manager = Manager::of_host().await?;
+    for name in manager.states(&[pattern]).await?.into_keys().filter(|name| !keep(name)) {
+        let Some(service) = manager.service(&name).await? else { continue };
+        if !service.description.starts_with(OURS)
+            || service.is_ended() && manager.has_processes(&name).await?
+        {
+            continue;
+        }
+        if !service.is_ended() {
+            tracing::warn!(unit = name, "ends what nobody waits for any more");
+        }
+        manager.run(Verb::Stop, [name.as_str()]).await?;
+        manager.reset_failed(&name).await;
+    }
+    Ok(())
 }
 
 /// Returns whether a unit is there, at work or ended, that was started for this id.
@@ -240,8 +277,40 @@ fn properties(unit: &Unit, command: &Command) -> io::Result<Vec<(&'static str, V
     if let Some(account) = command.account {
         properties.push(("User", Variant::from(account.uid.to_string())));
         properties.push(("Group", Variant::from(account.gid.to_string())));
+        properties.extend(confinement());
     }
     Ok(properties)
+}
+
+/// What keeps whoever is not root from becoming so, as `deploy/systemd/shoal-agent.service` has it.
+fn confinement() -> impl Iterator<Item = (&'static str, Variant<'static>)> {
+    let yes = [
+        "NoNewPrivileges",
+        "LockPersonality",
+        "ProtectClock",
+        "ProtectControlGroups",
+        "ProtectHostname",
+        "ProtectKernelLogs",
+        "ProtectKernelModules",
+        "ProtectKernelTunables",
+        "RestrictRealtime",
+        "RestrictSUIDSGID",
+    ];
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let families = words(&["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"]);
+    let calls = ["@clock", "@cpu-emulation", "@debug", "@module", "@obsolete", "@raw-io"];
+    let calls = [words(&calls), words(&["@reboot", "@swap"])].concat();
+    let others = [
+        ("CapabilityBoundingSet", Variant::from(0_u64)),
+        ("KeyringMode", Variant::from("private".to_owned())),
+        ("RestrictAddressFamilies", Variant::from((true, families))),
+        // None at all.
+        ("RestrictNamespaces", Variant::from(0_u64)),
+        ("SystemCallArchitectures", Variant::from(words(&["native"]))),
+        ("SystemCallErrorNumber", Variant::from(rustix::io::Errno::PERM.raw_os_error())),
+        ("SystemCallFilter", Variant::from((false, calls))),
+    ];
+    yes.into_iter().map(|name| (name, Variant::from(true))).chain(others)
 }
 
 fn text(value: &OsStr) -> io::Result<String> {

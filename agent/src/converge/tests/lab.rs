@@ -20,7 +20,7 @@ use store::substitute::Limits;
 use tokio_util::sync::CancellationToken;
 
 use crate::caches::Caches;
-use crate::config::{Gc, Registry};
+use crate::config::{Gc, Registry, Runner};
 use crate::converge::{Closures, Converger, Order, Place, Stop};
 use crate::health::Tools;
 use crate::state::{Activation, Checkup, Code, Desired, EpochVersion, Profile, Reason, Wanted};
@@ -79,6 +79,7 @@ impl Lab {
             state_dir: self.state_dir(),
             realm,
             root: self.root(),
+            runner: Runner::Child,
             tools,
             dead_man: None,
         })

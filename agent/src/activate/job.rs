@@ -1,0 +1,57 @@
+//! Programs of an attempt in units of their own, found again by whoever goes on with it.
+
+use shared::id::ProfileName;
+use shared::problem::chain;
+
+use super::exec::{Command, Failed};
+use super::systemd::transient::{self, Leftovers, TransientError, Unit};
+use super::{Failure, Job, Undone};
+use crate::state::{Code, Reason};
+
+impl Job {
+    /// Runs a program for this job; `told` makes a failure of how it ended.
+    pub(super) async fn run(
+        &self,
+        profile: &ProfileName,
+        what: &str,
+        command: &Command,
+        leftovers: Leftovers,
+        told: impl FnOnce(Failed) -> Failure,
+    ) -> Result<String, Undone> {
+        let unit = Unit {
+            name: format!("{}{what}.service", self.prefix(profile)),
+            id: format!("{} {what}", self.id),
+            description: format!("{what} `{profile}`"),
+        };
+        match transient::run(&unit, command, leftovers, &self.leave).await {
+            Ok(log) => Ok(log),
+            Err(TransientError::Left) => Err(Undone::Left),
+            Err(TransientError::Failed(failed)) => Err(told(failed).into()),
+            Err(
+                error @ (TransientError::Busy { .. }
+                | TransientError::Gone(_)
+                | TransientError::Manager(_)),
+            ) => Err(failure(format!("`{}`: {}", unit.name, chain(&error))).into()),
+        }
+    }
+
+    /// Ends what an earlier job of this profile's has at work: nobody waits for it any more.
+    pub(super) async fn tidy(&self, profile: &ProfileName) -> Result<(), Failure> {
+        let (pattern, own) = (format!("{}*.service", prefix(profile)), self.prefix(profile));
+        let tidied = transient::tidy(&pattern, |name| name.starts_with(&own)).await;
+        tidied.map_err(|error| failure(format!("cannot tidy up `{pattern}`: {}", chain(&error))))
+    }
+
+    fn prefix(&self, profile: &ProfileName) -> String {
+        format!("{}{}_", prefix(profile), self.id.replace(' ', "_"))
+    }
+}
+
+/// Returns what the units of a profile's jobs begin with, and of no other's: no name holds a `_`.
+fn prefix(profile: &ProfileName) -> String {
+    format!("shoal-job-{profile}_")
+}
+
+fn failure(text: String) -> Failure {
+    Failure { reason: Reason::new(Code::ActivationFailed, text), log: String::new() }
+}
