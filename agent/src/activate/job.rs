@@ -42,6 +42,12 @@ impl Job {
         tidied.map_err(|error| failure(format!("cannot tidy up `{pattern}`: {}", chain(&error))))
     }
 
+    /// Returns whether a program of this job is at work, or its end waits to be read.
+    pub(crate) async fn is_there(&self, profile: &ProfileName) -> bool {
+        let pattern = format!("{}*.service", self.prefix(profile));
+        transient::find(&pattern).await.is_ok_and(|found| !found.is_empty())
+    }
+
     fn prefix(&self, profile: &ProfileName) -> String {
         format!("{}{}_", prefix(profile), self.id.replace(' ', "_"))
     }

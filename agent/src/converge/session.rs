@@ -64,7 +64,18 @@ impl Session {
     /// Ends what a dead process may have left: we have the lock, so nobody is at it.
     pub(super) fn recover(&mut self) -> Result<(), ConvergeError> {
         self.profile.open = windows::look(&self.profile.windows, now());
-        let facts = Facts { link: self.link()?, boot_id: host::boot_id() };
+        let at_work = match &self.profile.state {
+            State::Switching { attempt } => self.is_at_work(attempt)?,
+            State::Starting
+            | State::Steady { .. }
+            | State::Fetching { .. }
+            | State::Staged { .. }
+            | State::RebootPending { .. }
+            | State::Confirming { .. }
+            | State::RollingBack { .. }
+            | State::Failed { .. } => false,
+        };
+        let facts = Facts { link: self.link()?, boot_id: host::boot_id(), at_work };
         let (profile, actions) = state::recover(self.profile.clone(), &facts, now());
         self.act(profile, actions)?;
         if let Some(group) = self.group.clone() {
@@ -381,16 +392,27 @@ impl Session {
         new: Option<Work<'_>>,
     ) -> Result<Result<String, Failure>, ConvergeError> {
         let host = self.inner.host(&self.profile.name)?;
-        let leave = self.inner.leave.clone();
-        let job = Job { id: format!("{} {step}", attempt.id), leave };
-        let is_ours = self.inner.place.runner == Runner::Systemd;
-        let place = activate::Place { job: is_ours.then_some(&job), ..self.place(&host) };
+        let job = self.job(attempt, step);
+        let place = activate::Place { job: job.as_ref(), ..self.place(&host) };
         match runtime()?.block_on(activate::put_to_work(&place, old, new)) {
             Ok(log) => Ok(Ok(log)),
             Err(Undone::Failed(failure)) => Ok(Err(failure)),
             // The journal says what is under way, and whoever reads it next finds it.
             Err(Undone::Left) => Err(ConvergeError::Stopped),
         }
+    }
+
+    /// Returns what programs are run for, where systemd runs them.
+    fn job(&self, attempt: &Attempt, step: &str) -> Option<Job> {
+        let leave = self.inner.leave.clone();
+        let job = || Job { id: format!("{} {step}", attempt.id), leave };
+        (self.inner.place.runner == Runner::Systemd).then(job)
+    }
+
+    /// Returns whether the program of a switch goes on without us.
+    fn is_at_work(&self, attempt: &Attempt) -> Result<bool, ConvergeError> {
+        let Some(job) = self.job(attempt, "switch") else { return Ok(false) };
+        Ok(runtime()?.block_on(job.is_there(&self.profile.name)))
     }
 
     /// Starts the units of what is to run on a host that boots; the text says why not.

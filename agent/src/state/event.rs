@@ -100,4 +100,6 @@ pub(crate) struct Facts {
     pub(crate) link: Option<Link>,
     /// The current boot.
     pub(crate) boot_id: String,
+    /// Whether the program of a switch goes on without us, or its end waits to be read.
+    pub(crate) at_work: bool,
 }

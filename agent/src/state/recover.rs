@@ -90,6 +90,10 @@ fn resume_switch(
         // Whether `bin/deactivate` ran cannot be seen from the link.
         Target::Nothing => true,
     };
+    if begun && facts.at_work {
+        // Nothing was interrupted but our waiting.
+        return (profile, vec![Action::Switch(attempt)]);
+    }
     if begun {
         return profile.resume(attempt);
     }

@@ -131,7 +131,7 @@ impl Host {
         self.pending.clear();
         self.profile.open = self.open;
         self.profile.pin.clone_from(&self.pin);
-        let facts = Facts { link: self.link(), boot_id: self.boots.to_string() };
+        let facts = Facts { link: self.link(), boot_id: self.boots.to_string(), at_work: false };
         let (profile, actions) = recover(self.profile.clone(), &facts, self.now);
         assert_ne!(profile.state, State::Starting);
         self.take(profile, actions);

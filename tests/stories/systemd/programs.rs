@@ -39,9 +39,7 @@ fn runs(host: &HostMachine<'_>) -> String {
 /// Waits until the program of a version runs.
 fn begins(host: &HostMachine<'_>, version: &str) {
     let line = format!("run {version}");
-    eventually(&format!("{line} begins"), || {
-        runs(host).lines().any(|it| it == line).then_some(())
-    });
+    eventually(&format!("{line} begins"), || runs(host).lines().any(|it| it == line).then_some(()));
 }
 
 /// Returns whether what the last program left behind is there.

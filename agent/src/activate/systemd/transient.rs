@@ -132,6 +132,12 @@ pub(crate) async fn run(
     }
 }
 
+/// Returns the names of the units that fit a pattern, at work or ended.
+pub(crate) async fn find(pattern: &str) -> Result<Vec<String>, ManagerError> {
+    let states = Manager::of_host().await?.states(&[pattern]).await?;
+    Ok(states.into_keys().collect())
+}
+
 /// Ends what of ours is still at work in units of these names, unless `keep` wants them, and lets go
 /// of those that have ended and left nothing behind.
 pub(crate) async fn tidy(pattern: &str, keep: impl Fn(&str) -> bool) -> Result<(), ManagerError> {

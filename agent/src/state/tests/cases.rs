@@ -159,6 +159,20 @@ fn an_interrupted_switch_is_taken_up_once_and_then_rolled_back() {
 }
 
 #[test]
+fn a_switch_that_goes_on_without_us_is_waited_for_however_often_we_are_restarted() {
+    let mut host = converged_on(1, 1);
+    host.feed(Event::Desired(run(2, 2)));
+    until_switching(&mut host);
+    host.act(End::CrashBetween);
+    let facts = Facts { link: host.link(), boot_id: host.boots.to_string(), at_work: true };
+    for _ in 0..10 {
+        let (profile, actions) = recover(host.profile.clone(), &facts, host.now);
+        assert!(matches!(actions.as_slice(), [Action::Switch(_)]), "{actions:?}");
+        assert_eq!(profile.state, host.profile.state);
+    }
+}
+
+#[test]
 fn an_unchanged_root_takes_the_new_version_without_a_switch() {
     let mut host = converged_on(1, 1);
     host.feed(Event::Desired(run(2, 1)));
