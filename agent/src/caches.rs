@@ -52,7 +52,8 @@ impl Caches {
 
     /// Opens the caches; only if none can be used is that a failure.
     pub(crate) async fn open(&self, hints: Option<Hints>) -> Result<Sources, Reason> {
-        let (caches, errors) = BinaryCache::open_all(&self.locations, &self.network).await;
+        let hints = Vec::from_iter(hints);
+        let (caches, errors) = BinaryCache::open_all(&self.locations, &hints, &self.network).await;
         if caches.is_empty() {
             let failed: Vec<String> = errors.iter().map(|error| chain(error)).collect();
             let text = match failed.as_slice() {
@@ -64,7 +65,7 @@ impl Caches {
         for error in &errors {
             tracing::warn!(error = %chain(error), "goes on without a cache");
         }
-        Ok(Sources { caches, trusted: self.trusted.clone(), hints: hints.into_iter().collect() })
+        Ok(Sources { caches, trusted: self.trusted.clone(), hints })
     }
 }
 

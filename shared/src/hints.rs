@@ -109,6 +109,18 @@ impl Hints {
         self.caches.get(&number).map(String::as_str)
     }
 
+    /// Says whether a cache is the one at `url`; a slash at the end makes no difference.
+    #[must_use]
+    pub fn is_at(&self, number: u32, url: &str) -> bool {
+        self.cache(number).is_some_and(|known| same_cache(known, url))
+    }
+
+    /// Says whether the cache at `url` is one of these.
+    #[must_use]
+    pub fn names(&self, url: &str) -> bool {
+        self.caches.values().any(|known| same_cache(known, url))
+    }
+
     /// Returns what is said of a path.
     #[must_use]
     pub fn get(&self, path: &StorePath) -> Option<&PathHints> {
@@ -199,6 +211,10 @@ impl NarHint {
             url: is_relative(url).then(|| url.to_owned())?,
         })
     }
+}
+
+fn same_cache(one: &str, other: &str) -> bool {
+    one.trim_end_matches('/') == other.trim_end_matches('/')
 }
 
 /// Splits hints into the digest in their first line, and the other lines.

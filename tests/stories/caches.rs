@@ -212,7 +212,7 @@ async fn caches_are_asked_by_priority_and_one_that_is_gone_is_told_apart() {
         (location(&server::nobody()), None),
         (location(&second.url()), None),
     ];
-    let (caches, errors) = BinaryCache::open_all(&locations, &network()).await;
+    let (caches, errors) = BinaryCache::open_all(&locations, &[], &network()).await;
     let names: Vec<_> = caches.iter().map(|cache| cache.name().to_owned()).collect();
     assert_eq!(names, [second.url(), first.url()]);
     assert_eq!(errors.len(), 1);

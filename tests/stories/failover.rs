@@ -357,7 +357,7 @@ async fn a_cache_that_drips_is_left_for_another_one() {
     let network = Network::new(&options).unwrap();
     let places =
         [dripping.as_str(), &honest.url()].map(|url| (Location::parse(url).unwrap(), None));
-    let (caches, errors) = BinaryCache::open_all(&places, &network).await;
+    let (caches, errors) = BinaryCache::open_all(&places, &[], &network).await;
     assert!(errors.is_empty(), "{errors:?}");
     let outcome = story.run(&story.sources(caches)).await.unwrap();
     assert_eq!((outcome.paths, story.valid()), (PATHS, PATHS));
@@ -373,7 +373,7 @@ async fn a_cache_that_asks_for_a_long_pause_gets_it_while_another_one_works() {
     let (busy, free) = (server(), server());
     let network = Network::new(&NetworkOptions::default()).unwrap();
     let places = [busy.url(), free.url()].map(|url| (Location::parse(&url).unwrap(), None));
-    let (caches, _) = BinaryCache::open_all(&places, &network).await;
+    let (caches, _) = BinaryCache::open_all(&places, &[], &network).await;
     drop(busy.take_requests());
     busy.hook(|_| Some(Response::new(429, "").header("Retry-After", "300")));
     let limits = Limits { connections: 1, ..Limits::default() };
@@ -393,13 +393,13 @@ async fn what_a_cache_did_is_remembered_in_the_next_round() {
     let backoff = Duration::from_millis(1);
     let network = Network::new(&NetworkOptions { backoff, ..NetworkOptions::default() }).unwrap();
     let first = Story::new().await;
-    let (caches, errors) = BinaryCache::open_all(&places, &network).await;
+    let (caches, errors) = BinaryCache::open_all(&places, &[], &network).await;
     assert_eq!((caches.len(), errors.len()), (2, 1), "{errors:?}");
     assert!(!first.run(&first.sources(caches)).await.unwrap().faults.is_empty());
     assert!(!liar.take_requests().is_empty());
 
     let second = Story::new().await;
-    let (caches, errors) = BinaryCache::open_all(&places, &network).await;
+    let (caches, errors) = BinaryCache::open_all(&places, &[], &network).await;
     assert!(errors.is_empty(), "nobody waits for what is known: {errors:?}");
     assert_eq!(caches.len(), 3, "but it could still be asked");
     let outcome = second.run(&second.sources(caches)).await.unwrap();
@@ -410,7 +410,7 @@ async fn what_a_cache_did_is_remembered_in_the_next_round() {
     liar.hook(|_| None);
     drop(honest);
     let third = Story::new().await;
-    let (caches, _) = BinaryCache::open_all(&places, &network).await;
+    let (caches, _) = BinaryCache::open_all(&places, &[], &network).await;
     assert_eq!(third.run(&third.sources(caches)).await.unwrap().paths, PATHS);
     third.verify();
 }
@@ -424,7 +424,7 @@ async fn a_cache_that_never_answers_holds_up_nobody() {
     let honest = server();
     let places = [url, honest.url()].map(|url| (Location::parse(&url).unwrap(), None));
     let network = Network::new(&NetworkOptions::default()).unwrap();
-    let (caches, errors) = BinaryCache::open_all(&places, &network).await;
+    let (caches, errors) = BinaryCache::open_all(&places, &[], &network).await;
     let names: Vec<_> = caches.iter().map(BinaryCache::name).collect();
     assert_eq!(names[0], honest.url());
     assert_eq!(names.len(), 2, "it may still be asked for what nobody else has");

@@ -114,11 +114,13 @@ async fn copy(
 ) -> Result<(), Problem> {
     let failed = |error: SubstituteError| problem(&error, &args.root);
     // Dropped where it is, which nothing is the worse for.
-    let open = limits.stop.run_until_cancelled(open_sources(args, context));
-    let open = async { open.await.unwrap_or_else(|| Err(stop::interrupted())) };
+    let open = async |hints| {
+        let open = limits.stop.run_until_cancelled(open_sources(args, hints, context));
+        open.await.unwrap_or_else(|| Err(stop::interrupted()))
+    };
     let Some(file) = &args.closure_index else {
-        let run =
-            substitute::run_unpinned(&args.paths, store, &open.await?, limits, observer).await;
+        let sources = open(Vec::new()).await?;
+        let run = substitute::run_unpinned(&args.paths, store, &sources, limits, observer).await;
         return run.map(drop).map_err(failed);
     };
     let (index, hints) = read_index(file, &args.paths)?;
@@ -127,8 +129,7 @@ async fn copy(
     if substitute::is_there(store, &closures, observer).await.map_err(failed)? {
         return Ok(());
     }
-    let mut sources = open.await?;
-    sources.hints.extend(hints);
+    let sources = open(Vec::from_iter(hints)).await?;
     let run = substitute::run(store, &closures, &sources, limits, observer).await;
     run.map(drop).map_err(failed)
 }
@@ -143,7 +144,11 @@ fn problem(error: &SubstituteError, root: &Path) -> Problem {
 }
 
 /// Opens the caches; one that cannot be used is named, and an error only if none can.
-async fn open_sources(args: &CopyClosureArgs, context: &Context) -> Result<Sources, Problem> {
+async fn open_sources(
+    args: &CopyClosureArgs,
+    hints: Vec<Hints>,
+    context: &Context,
+) -> Result<Sources, Problem> {
     let options = NetworkOptions {
         ca_file: args.ca_file.clone(),
         bandwidth: args.bandwidth,
@@ -159,7 +164,7 @@ async fn open_sources(args: &CopyClosureArgs, context: &Context) -> Result<Sourc
     let network = Network::new(&options)
         .map_err(|error| Problem::from_error(Kind::Usage, "network", &error))?;
     let locations: Vec<_> = args.from.iter().map(|location| (location.clone(), Some(0))).collect();
-    let (caches, errors) = BinaryCache::open_all(&locations, &network).await;
+    let (caches, errors) = BinaryCache::open_all(&locations, &hints, &network).await;
     if caches.is_empty()
         && let Some(error) = errors.first()
     {
@@ -170,7 +175,7 @@ async fn open_sources(args: &CopyClosureArgs, context: &Context) -> Result<Sourc
         context.output.talk(&format!("warning: {}: {}", problem.what, problem.causes.join(": ")));
     }
     let trusted = args.trusted_public_key.iter().cloned().collect();
-    Ok(Sources { caches, trusted, hints: Vec::new() })
+    Ok(Sources { caches, trusted, hints })
 }
 
 fn unusable(error: &CacheError) -> Problem {

@@ -132,7 +132,7 @@ async fn ask(host: &Host) -> Result<(Vec<Finding>, Vec<Finding>), Problem> {
     }
     let mut caches = Vec::new();
     for (name, (location, network)) in known {
-        let (_, errors) = BinaryCache::open_all(&[(location, None)], &network).await;
+        let (_, errors) = BinaryCache::open_all(&[(location, None)], &[], &network).await;
         caches.push(match errors.first() {
             None => Finding::new(Level::Ok, "cache", format!("{name} answers")),
             // The others may have all that is needed.

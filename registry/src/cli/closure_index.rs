@@ -43,7 +43,7 @@ pub(crate) async fn run(args: Args, context: &Context<'_>) -> Result<(), Problem
     let network = Network::new(&options)
         .map_err(|error| Problem::from_error(Kind::Usage, "network", &error))?;
     let locations: Vec<_> = args.cache.into_iter().map(|location| (location, Some(0))).collect();
-    let (caches, errors) = BinaryCache::open_all(&locations, &network).await;
+    let (caches, errors) = BinaryCache::open_all(&locations, &[], &network).await;
     for error in &errors {
         let problem = error.problem();
         if caches.is_empty() {

@@ -118,17 +118,19 @@ struct Pace {
 }
 
 impl Pace {
-    /// Far caches take many connections that gather speed at the same time and rarely stand
-    /// still. Near ones keep all decoders busy with few, and more would only hold memory.
-    fn of(sources: &Sources, limits: &Limits) -> Self {
-        let (connections, decoders) = (limits.connections, limits.decoders);
-        if sources.caches.iter().any(BinaryCache::is_far) {
-            return Self { connections, decoders, waiting: 12 * 1024 * 1024 };
-        }
+    /// Near caches keep all decoders busy with few connections, and more would only hold memory.
+    fn near(limits: &Limits) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         // A decoder waits for its connection now and then; one more computes meanwhile.
-        let decoders = decoders.min(cores + 1);
-        Self { connections: connections.min(2 * decoders), decoders, waiting: 1024 * 1024 }
+        let decoders = limits.decoders.min(cores + 1);
+        let connections = limits.connections.min(2 * decoders);
+        Self { connections, decoders, waiting: 1024 * 1024 }
+    }
+
+    /// Far ones take many connections that gather speed at the same time and rarely stand still.
+    const fn far(limits: &Limits) -> Self {
+        let Limits { connections, decoders, .. } = *limits;
+        Self { connections, decoders, waiting: 12 * 1024 * 1024 }
     }
 }
 
@@ -282,11 +284,10 @@ async fn run_once(
         .filter_map(|path| closures.iter().find_map(|closure| closure.get(path)))
         .collect();
     cpu::warn_of_slow_hashing();
-    let pace = Pace::of(sources, limits);
     let hears = writing_back(store, observer)?;
-    let run = fetch::Run::new(store, sources, limits, &hears, Arc::clone(&locks), guard, &pace);
+    let run = fetch::Run::new(store, sources, limits, &hears, Arc::clone(&locks), guard);
     drop(hears);
-    let (arrived, failure) = fetch_all(&run, &queue, pace.connections).await;
+    let (arrived, failure) = fetch_all(&run, &queue).await;
     // What fails then fails because of it.
     let stopped = limits.stop.is_cancelled();
     let failure = failure.map(|error| if stopped { SubstituteError::Stopped } else { error });
@@ -376,17 +377,20 @@ async fn plan_again(
 async fn fetch_all(
     run: &fetch::Run,
     queue: &[ClosureEntry<'_>],
-    connections: usize,
 ) -> (Vec<PathInfo>, Option<SubstituteError>) {
     let mut waiting = queue.iter();
     let mut running = FuturesUnordered::new();
     let (mut arrived, mut failure) = (Vec::new(), None);
     loop {
-        while failure.is_none() && running.len() < connections.max(1) {
+        while failure.is_none() && running.len() < run.connections() {
             let Some(entry) = waiting.next() else { break };
             running.push(run.fetch(*entry));
         }
-        match running.next().await {
+        let next = tokio::select! {
+            next = running.next() => next,
+            () = run.widened() => continue,
+        };
+        match next {
             Some(Ok(info)) => arrived.push(info),
             Some(Err(error)) => {
                 run.cancel();

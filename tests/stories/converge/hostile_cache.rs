@@ -71,8 +71,9 @@ fn out_of_order(_: &Path, request: &Request) -> Option<Response> {
     is_nar(request).then(|| Response::new(500, "no"))
 }
 
-fn other_store(_: &Path, _: &Request) -> Option<Response> {
-    Some(Response::new(200, "StoreDir: /gnu/store\n"))
+/// As many a proxy says that somebody has to log in first.
+fn a_page(_: &Path, _: &Request) -> Option<Response> {
+    Some(Response::new(200, "<html>Log in</html>\n"))
 }
 
 const CASES: [Case; 8] = [
@@ -83,7 +84,7 @@ const CASES: [Case; 8] = [
     case("a redirect to metadata", elsewhere, "fetching fetch_failed", 1, "another origin"),
     case("nothing", nothing, "fetching fetch_failed", 1, "does not have the path"),
     case("out of order", out_of_order, "fetching fetch_failed", 1, "500"),
-    case("of another store", other_store, "fetching fetch_failed", 1, "/gnu/store"),
+    case("a page for everything", a_page, "waiting refused_bytes", 4, "bad narinfo"),
 ];
 
 const fn case(

@@ -35,6 +35,11 @@ impl WaitingRoom {
     pub fn new(bytes: usize) -> Self {
         Self(Arc::new(Semaphore::new(bytes.max(LARGE_PIECE as usize))))
     }
+
+    /// Makes room for so many bytes more.
+    pub fn widen(&self, bytes: usize) {
+        self.0.add_permits(bytes);
+    }
 }
 
 /// The file of a NAR, of which nothing has been read yet.

@@ -21,8 +21,10 @@ pub(crate) struct Health {
     last_lie: Option<Instant>,
     left_out: Option<LeftOut>,
     speed: Option<Speed>,
-    /// How long it took to answer when it was opened, a new connection included.
-    opened_in: Option<Duration>,
+    /// How long the soonest of its first answers took, a new connection included.
+    first_in: Option<Duration>,
+    /// How many answers that is of.
+    answers: u32,
 }
 
 /// Why a cache is left out, the lesser evil first.
@@ -66,6 +68,10 @@ const TYPICAL: f64 = 1024.0 * 1024.0;
 /// Within which time a near cache answers on a new connection, also on a busy machine.
 const NEAR: Duration = Duration::from_millis(20);
 
+/// How many answers tell that a cache is far: they come at the same time, and one or two of them may
+/// be late for another reason.
+const FIRST_ANSWERS: u32 = 4;
+
 /// Where a cache stands when somebody has to choose.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Standing {
@@ -95,12 +101,20 @@ impl Health {
 
     /// Notes how long it took to answer when it was opened.
     pub(crate) const fn opened(&mut self, took: Duration) {
-        self.opened_in = Some(took);
+        (self.first_in, self.answers) = (Some(took), FIRST_ANSWERS);
+    }
+
+    /// Notes how long an answer took: of a cache that was never opened, the first ones count.
+    pub(crate) fn began(&mut self, took: Duration) {
+        if self.answers < FIRST_ANSWERS {
+            self.first_in = Some(self.first_in.map_or(took, |soonest| soonest.min(took)));
+            self.answers += 1;
+        }
     }
 
     /// Says whether it is so far away that a connection takes long to gather speed.
     pub(crate) fn is_far(&self) -> bool {
-        self.opened_in.is_some_and(|took| took > NEAR)
+        self.answers >= FIRST_ANSWERS && self.first_in.is_some_and(|took| took > NEAR)
     }
 
     /// Notes that somebody asks now: of a cache that was left out, one request tells how it is.

@@ -110,6 +110,7 @@ impl HttpCache {
         let asked = Instant::now();
         let Some(response) = self.get(question).await? else { return Ok(None) };
         let head = asked.elapsed();
+        self.record.lock().began(head);
         self.refuse_encoding(&response, file)?;
         // A weak validator does not promise the same bytes.
         let validator = response.headers().get(ETAG).cloned();

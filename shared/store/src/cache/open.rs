@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use shared::hints::Hints;
 
-use super::{BinaryCache, CacheError, CacheInfo, Location, Network, Verdict};
+use super::{BinaryCache, CacheError, CacheInfo, Location, Network, Transport, Verdict};
 use crate::net::limits::OPEN_GRACE;
 
 impl BinaryCache {
@@ -15,8 +16,12 @@ impl BinaryCache {
     ///
     /// Once one is there, the others get [`OPEN_GRACE`]. One that is late, or is left out for what
     /// it did before, is not waited for, but is still asked for what nobody else has.
+    ///
+    /// If there is but one, and `hints` name it, nothing that it could say of itself matters:
+    /// then the first request is for what is wanted, two round trips earlier.
     pub async fn open_all(
         locations: &[(Location, Option<u32>)],
+        hints: &[Hints],
         network: &Network,
     ) -> (Vec<Self>, Vec<CacheError>) {
         let mut opening = Opening { network, ready: Vec::new(), errors: Vec::new() };
@@ -26,6 +31,9 @@ impl BinaryCache {
         for (index, (location, priority)) in locations.iter().enumerate() {
             let place = Place { index, location, priority: *priority };
             match Self::unopened(location, network) {
+                Ok(cache) if locations.len() == 1 && cache.is_hinted(hints) => {
+                    opening.take_unready(&place, cache);
+                }
                 Ok(cache) if cache.is_left_out(now) => opening.take_unready(&place, cache),
                 Ok(cache) => {
                     asked.push(cache.clone().read_info_of(index, locations.len()));
@@ -62,8 +70,17 @@ impl BinaryCache {
 
     /// Says whether it is not worth a wait; a folder always is.
     fn is_left_out(&self, now: Instant) -> bool {
-        let is_http = matches!(self.transport, super::Transport::Http(_));
-        is_http && self.record.lock().standing(0, now).is_left_out()
+        self.is_http() && self.record.lock().standing(0, now).is_left_out()
+    }
+
+    /// Says whether hints name this cache; a folder is asked for what it is all the same, because
+    /// that takes no time.
+    fn is_hinted(&self, hints: &[Hints]) -> bool {
+        self.is_http() && hints.iter().any(|hints| hints.names(&self.name))
+    }
+
+    const fn is_http(&self) -> bool {
+        matches!(self.transport, Transport::Http(_))
     }
 
     async fn read_info_of(

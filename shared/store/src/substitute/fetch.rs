@@ -4,11 +4,12 @@ use std::{
     io::{self, BufRead, Read},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use shared::{closure::ClosureEntry, nix::PathInfo};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -34,6 +35,10 @@ pub(super) struct Run {
     observer: Observer,
     locks: Arc<PathLocks>,
     guard: Arc<Guard>,
+    near: Pace,
+    far: Pace,
+    is_far: AtomicBool,
+    widened: Notify,
     workers: Workers,
     memory: DecoderMemory,
     waiting: WaitingRoom,
@@ -70,20 +75,47 @@ impl Run {
         observer: &Observer,
         locks: Arc<PathLocks>,
         guard: Guard,
-        pace: &Pace,
     ) -> Self {
-        Self {
+        let (near, far) = (Pace::near(limits), Pace::far(limits));
+        let run = Self {
             store: Arc::clone(store),
             sources: sources.clone(),
             observer: Arc::clone(observer),
             locks,
             guard: Arc::new(guard),
-            workers: Workers::new(pace.decoders),
+            workers: Workers::new(near.decoders),
             memory: DecoderMemory::new(limits.decoder_memory),
-            waiting: WaitingRoom::new(pace.waiting),
+            waiting: WaitingRoom::new(near.waiting),
+            near,
+            far,
+            is_far: AtomicBool::new(false),
+            widened: Notify::new(),
             cancelled: limits.stop.child_token(),
             faults: Mutex::default(),
+        };
+        sources.caches.iter().for_each(|cache| run.look_at(cache));
+        run
+    }
+
+    /// Takes the pace of a far cache if this is one, from now on.
+    fn look_at(&self, cache: &BinaryCache) {
+        if cache.is_far() && !self.is_far.swap(true, Ordering::Relaxed) {
+            let Self { near, far, .. } = self;
+            self.workers.add(far.decoders.saturating_sub(near.decoders));
+            self.waiting.widen(far.waiting.saturating_sub(near.waiting));
+            self.widened.notify_one();
         }
+    }
+
+    /// Returns how many downloads there may be now, at least one.
+    pub(super) fn connections(&self) -> usize {
+        let pace = if self.is_far.load(Ordering::Relaxed) { &self.far } else { &self.near };
+        pace.connections.max(1)
+    }
+
+    /// Waits until there may be more downloads than before.
+    pub(super) async fn widened(&self) {
+        self.widened.notified().await;
     }
 
     /// Makes every fetch that is under way end soon, and with an error.
@@ -174,6 +206,7 @@ impl Run {
                 () = self.cancelled.cancelled() => return Err(SubstituteError::GivenUp.into()),
             };
             let body = body.ok_or_else(|| FaultCause::NarAbsent { url: url.clone() })?;
+            self.look_at(cache);
             let (path, nar_size) = (&info.path, info.nar_size);
             (self.observer)(Event::Started { path, cache: cache.name(), nar_size });
             let unpacked = Arc::new(AtomicU64::new(0));

@@ -29,8 +29,7 @@ impl Offer {
     ) -> Option<Self> {
         hints.iter().find_map(|hints| {
             let told = hints.get(entry.path())?;
-            let is_there = |number| hints.cache(number).is_some_and(|url| same_cache(url, cache));
-            let nar = told.nars.iter().find(|nar| is_there(nar.cache))?;
+            let nar = told.nars.iter().find(|nar| hints.is_at(nar.cache, cache))?;
             let info = PathInfo {
                 signatures: told.signatures.clone(),
                 content_address: told.content_address.clone(),
@@ -88,9 +87,4 @@ fn pinned(entry: &ClosureEntry<'_>) -> PathInfo {
         signatures: Vec::new(),
         content_address: None,
     }
-}
-
-/// Compares the URLs of caches, of which some end in a slash.
-fn same_cache(url: &str, cache: &str) -> bool {
-    url.trim_end_matches('/') == cache.trim_end_matches('/')
 }

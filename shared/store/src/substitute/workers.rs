@@ -15,6 +15,7 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Debug)]
 pub(super) struct Workers {
     jobs: mpsc::Sender<Job>,
+    waiting: Arc<Mutex<mpsc::Receiver<Job>>>,
     load: Load,
 }
 
@@ -23,8 +24,15 @@ impl Workers {
     pub(super) fn new(count: usize) -> Self {
         let (jobs, waiting) = mpsc::channel::<Job>();
         let waiting = Arc::new(Mutex::new(waiting));
-        for _ in 0..count.max(1) {
-            let waiting = Arc::clone(&waiting);
+        let workers = Self { jobs, waiting, load: Load::of_this_machine() };
+        workers.add(count.max(1));
+        workers
+    }
+
+    /// Starts so many threads more.
+    pub(super) fn add(&self, count: usize) {
+        for _ in 0..count {
+            let waiting = Arc::clone(&self.waiting);
             let next = move || waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
             drop(tokio::task::spawn_blocking(move || {
                 while let Ok(job) = next() {
@@ -32,7 +40,6 @@ impl Workers {
                 }
             }));
         }
-        Self { jobs, load: Load::of_this_machine() }
     }
 
     /// Returns how many of them are at work.

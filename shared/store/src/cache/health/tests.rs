@@ -285,3 +285,19 @@ fn small_answers_say_nothing_of_the_rate() {
     }
     assert_eq!(choose(&[case.standing(), Health::default().standing(0, case.now)]), Some(0));
 }
+
+#[test]
+fn a_cache_is_far_if_all_its_first_answers_took_long() {
+    let (soon, late) = (NEAR, NEAR + Duration::from_millis(1));
+    let after = |answers: &[Duration]| {
+        let mut health = Health::default();
+        answers.iter().for_each(|took| health.began(*took));
+        health
+    };
+    assert!(!after(&[late; 3]).is_far(), "too early to tell");
+    assert!(!after(&[late, late, soon, late]).is_far());
+    let mut far = after(&[late, late, late, late, soon]);
+    assert!(far.is_far(), "on a connection that is there already, the fifth took half as long");
+    far.opened(soon);
+    assert!(!far.is_far());
+}
