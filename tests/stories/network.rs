@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -43,6 +43,11 @@ fn assert_no_secret(ran: &Ran) {
     }
 }
 
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
 /// Debian's tinyproxy, which notes whom it is asked for.
 struct Proxy {
     _folder: TempDir,
@@ -53,10 +58,7 @@ struct Proxy {
 impl Proxy {
     #[track_caller]
     fn new(more: &str) -> Self {
-        let folder = scratch();
-        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
+        let (folder, port) = (scratch(), free_port());
         let config = folder.path().join("tinyproxy.conf");
         let text = format!("Port {port}\nListen 127.0.0.1\nLogLevel Info\nMaxClients 64\n{more}");
         fs::write(&config, text).unwrap();
@@ -97,6 +99,22 @@ fn caches_are_asked_through_the_proxy_of_the_environment() {
     let mut agent = copy(&url, &direct);
     run(agent.env("http_proxy", proxy.url()).env("no_proxy", "example.org,127.0.0.1")).ok();
     assert!(!server.take_requests().iter().any(|it| it.headers.contains_key("via")));
+}
+
+#[test]
+fn a_socks_proxy_reaches_caches_whose_names_it_alone_has_to_know() {
+    let (folder, server) = (scratch(), Server::new(&fixture("nix/cache-xz")));
+    let port = free_port().to_string();
+    let mut proxy = tool("microsocks");
+    proxy.args(["-i", "127.0.0.1", "-p", &port]);
+    let listens = || TcpStream::connect(format!("127.0.0.1:{port}")).is_ok();
+    let proxy = Service::start_until(&mut proxy, listens);
+    let url = server.url().replace("127.0.0.1", "localhost");
+    let root = folder.path().join("root");
+    run(copy(&url, &root).env("all_proxy", format!("socks5h://127.0.0.1:{port}"))).ok();
+    assert_eq!(Nix::at(&root).valid_paths().len(), 26);
+    let place = url.trim_start_matches("http://");
+    assert!(proxy.talk().contains(&format!("connected to {place}")), "{}", proxy.talk());
 }
 
 #[test]

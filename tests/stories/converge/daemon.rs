@@ -2,9 +2,9 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use tests::{Builder, Host, Response, Server, Service, eventually, run, tool};
+use tests::{Builder, Host, Random, Realm, Response, Server, Service, eventually, run, tool};
 
-use super::{ACTIVATE, active, publish, realm, team};
+use super::{ACTIVATE, active, profile, publish, publish_path, realm, team};
 
 /// Waits until a profile is in a state, as `agent status` tells it.
 fn becomes(host: &Host, state: &str) {
@@ -45,6 +45,32 @@ fn a_daemon_follows_what_is_published_and_yields_to_its_operator() {
 
     assert_eq!(daemon.terminate(), Some(0));
     host.nix().verify();
+}
+
+#[test]
+fn a_daemon_says_in_its_log_how_far_a_long_fetch_is() {
+    let (builder, realm) = (Builder::new(), Realm::new());
+    let cache = Server::new(&builder.cache());
+    let words = ["group", "create", "eu", "--cache", &cache.url(), "--profile", &profile("web")];
+    realm.operator().sign(&words).ok();
+    let web = team(&realm, "web");
+    let host = Host::enrol(&realm, "eu", "host-1");
+    // It takes 14 seconds, and every ten there is a line.
+    host.configure("[registry]\npoll = 1\nwait = 5\n[store]\nbandwidth = 50000\n");
+    let noise = Random::new("daemon::fetch").bytes(900_000);
+    let noise: String = noise.into_iter().map(|byte| char::from(b'!' + byte % 90)).collect();
+    let activate = format!("#!/bin/sh\n{ACTIVATE}\n");
+    let path = builder.add("web", &[("bin/activate", &activate), ("noise", &noise)], &[]);
+    builder.push(&path).ok();
+    publish_path(&web, &builder, "web", &path).ok();
+    let mut daemon = Service::start(host.agent().arg("run"), "fetching");
+    let line = daemon.says("seconds_left=");
+    for part in ["0/1 paths", " of 879.", "KiB/s", " left", &cache.url(), "profile=web"] {
+        assert!(line.contains(part), "no `{part}` in {line}");
+    }
+    becomes(&host, "converged");
+    assert_eq!(active(&host, "web").as_deref(), Some("1"));
+    assert_eq!(daemon.terminate(), Some(0));
 }
 
 #[test]

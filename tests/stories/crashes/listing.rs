@@ -11,7 +11,8 @@ use std::{
 pub(super) type Listing = BTreeMap<String, String>;
 
 /// Lists everything below `folder`: kinds, modes, targets, and of what is in a store path also
-/// sizes and times.
+/// sizes and times. Reports that no registry took yet are left out: how many there are follows
+/// from when it was killed.
 pub(super) fn list(folder: &Path) -> Listing {
     let mut listing = Listing::new();
     let mut waiting = vec![folder.to_owned()];
@@ -21,13 +22,23 @@ pub(super) fn list(folder: &Path) -> Listing {
             let metadata = path.symlink_metadata().unwrap();
             let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
             let told = tell(&path, &name, &metadata);
-            listing.insert(name, told);
+            if !is_report(&name) {
+                listing.insert(name, told);
+            }
             if metadata.is_dir() {
                 waiting.push(path);
             }
         }
     }
     listing
+}
+
+/// Says whether this is a report in the outbox; their names are numbers.
+fn is_report(name: &str) -> bool {
+    let file = name.strip_prefix("state/outbox/").and_then(|file| file.split_once('.'));
+    file.is_some_and(|(number, kind)| {
+        number.bytes().all(|byte| byte.is_ascii_digit()) && ["state", "end"].contains(&kind)
+    })
 }
 
 fn tell(path: &Path, name: &str, metadata: &Metadata) -> String {

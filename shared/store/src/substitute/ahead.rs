@@ -78,6 +78,11 @@ struct Ahead<R> {
     empty: SyncSender<Buffer>,
 }
 
+/// Reading failed because the other thread panicked: whoever delivers is not to blame.
+#[derive(Debug, thiserror::Error)]
+#[error("the thread that decodes has panicked")]
+pub(super) struct Panicked;
+
 /// What comes from the other thread.
 enum Piece<R> {
     Bytes(Buffer),
@@ -135,8 +140,7 @@ impl<R: Read + Send + 'static> ReadAhead<R> {
                 None => self.ahead = None,
             }
         }
-        let panicked = || io::Error::other("the thread that decodes has panicked");
-        let inner = self.here.as_mut().ok_or_else(panicked)?;
+        let inner = self.here.as_mut().ok_or_else(|| io::Error::other(Panicked))?;
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(PIECE_LEN);
         self.current.fill(inner, most)
     }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Event, Fault, FaultCause, Limits, Observer, Pace, Sources, SubstituteError,
-    ahead::{Load, ReadAhead},
+    ahead::{Load, Panicked, ReadAhead},
     offer::Offer,
     workers::Workers,
 };
@@ -271,6 +271,11 @@ impl From<SubstituteError> for Failure {
 fn blame(error: ImportError) -> Failure {
     match error {
         ImportError::Source { ref source, .. }
+            if source.get_ref().is_some_and(|inner| inner.is::<Panicked>()) =>
+        {
+            Failure::Here(SubstituteError::Panicked)
+        }
+        ImportError::Source { ref source, .. }
             if source.get_ref().is_some_and(|inner| inner.is::<CacheError>()) =>
         {
             Failure::Cache(FaultCause::Interrupted(Box::new(error)))
@@ -419,5 +424,20 @@ impl<R: Read> Read for Exactly<R> {
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_of_ours_that_panics_is_not_held_against_the_cache() {
+        let path = shared::nix::StorePath::from_base_name(&format!("{}-p", "0".repeat(32)));
+        let blamed = |source| blame(ImportError::Source { path: path.clone().unwrap(), source });
+        let ours = blamed(io::Error::other(Panicked));
+        assert!(matches!(ours, Failure::Here(SubstituteError::Panicked)));
+        let theirs = blamed(io::ErrorKind::InvalidData.into());
+        assert!(matches!(theirs, Failure::Cache(FaultCause::Refused(_))));
     }
 }
