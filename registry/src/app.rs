@@ -11,7 +11,13 @@ use shared::{
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::{api::error::ApiError, db::Db, realm::Realm, router::MAX_PUBLICATION};
+use crate::{
+    api::error::ApiError,
+    certificates::Certificates,
+    db::{Sqlite, retention::Retention},
+    realm::Realm,
+    router::MAX_PUBLICATION,
+};
 
 /// MiB of publications that are in memory at once: two of the largest, or many of the usual size,
 /// so that a publisher behind a slow link keeps nobody waiting.
@@ -21,13 +27,17 @@ pub(crate) const PUBLICATION_ROOM: usize = 2 * (MAX_PUBLICATION >> 20);
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) realms: BTreeMap<RealmName, Arc<Realm>>,
-    pub(crate) db: Db,
+    pub(crate) db: Sqlite,
+    /// Certificates that were found good before.
+    pub(crate) certificates: Certificates,
     /// Signs certificates of hosts, where this server may.
     pub(crate) enrolment: Option<SigningKey>,
     /// A folder that is served as a binary cache below `/cache/`.
     pub(crate) cache: Option<PathBuf>,
     /// Seconds after which a host that has not reported is `stale`.
     pub(crate) stale_after: u32,
+    /// How long what hosts said is kept.
+    pub(crate) retention: Retention,
     /// Ends long polls when the server stops.
     pub(crate) stopping: CancellationToken,
     /// See [`PUBLICATION_ROOM`].

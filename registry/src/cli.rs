@@ -10,6 +10,8 @@ use shared::{
 
 use crate::{config::Settings, keys::KeyFolder, output::Output, signer};
 
+mod audit;
+mod backup;
 mod cache;
 mod closure_index;
 mod completions;
@@ -22,6 +24,7 @@ mod init;
 mod key;
 mod manifest;
 mod publish;
+mod recover;
 mod serve;
 mod team;
 mod trust;
@@ -103,6 +106,13 @@ pub(crate) enum Command {
     Hosts(hosts::Args),
     History(history::Args),
     #[command(subcommand)]
+    Audit(audit::Command),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
+    Recover(recover::Args),
+    Migrate(backup::Migrate),
+    Gc(backup::Gc),
+    #[command(subcommand)]
     Cache(cache::Command),
     ClosureIndex(closure_index::Args),
     #[command(subcommand)]
@@ -176,9 +186,15 @@ async fn dispatch(command: Command, context: &Context<'_>) -> Result<(), Problem
         Command::Publish(command) => publish::run(command, context).await,
         Command::Manifest(command) => manifest::run(command, context).await,
         Command::Verify(args) => verify::run(args, context).await,
-        Command::Host(command) => host::run(command, context),
+        Command::Host(command) => host::run(command, context).await,
         Command::Hosts(args) => hosts::run(args, context).await,
         Command::History(args) => history::run(args, context).await,
+        Command::Audit(command) => audit::run(command, context).await,
+        Command::Backup(args) => backup::backup(args, context).await,
+        Command::Restore(args) => backup::restore(args, context).await,
+        Command::Recover(args) => recover::run(args, context).await,
+        Command::Migrate(args) => backup::migrate(&args, context),
+        Command::Gc(args) => backup::gc(args, context).await,
         Command::Cache(command) => cache::run(command, context).await,
         Command::ClosureIndex(args) => closure_index::run(args, context).await,
         Command::Config(command) => config::run(&command, context),

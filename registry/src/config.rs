@@ -8,7 +8,7 @@ use std::{
 use serde::Deserialize;
 use shared::problem::{Kind, Problem};
 
-use crate::cli::Global;
+use crate::{cli::Global, db::retention::Retention};
 
 const SYSTEM_FILE: &str = "/etc/shoal/registry.toml";
 const DEFAULT_REGISTRY: &str = "http://127.0.0.1:8420";
@@ -45,6 +45,7 @@ struct File {
     registry: Option<String>,
     realm: Option<String>,
     data: Option<PathBuf>,
+    retention: Option<Retention>,
 }
 
 /// Where a setting comes from.
@@ -95,6 +96,9 @@ pub(crate) struct Settings {
     pub(crate) signer: Setting<PathBuf>,
     /// The folder of what this user has verified before: `$XDG_STATE_HOME/shoal`.
     pub(crate) state: Setting<PathBuf>,
+    /// How long a server keeps what hosts said.
+    pub(crate) retention: Retention,
+    retention_origin: Origin,
 }
 
 impl Settings {
@@ -165,7 +169,12 @@ impl Settings {
             DEFAULT_DATA,
         );
         let data = Setting { value: PathBuf::from(data.value), origin: data.origin };
-        Ok(Self { registry, realm, data, signer, state })
+        let written = files.iter().find_map(|(path, file)| Some((path, file.retention?)));
+        let (retention, retention_origin) = match written {
+            Some((path, retention)) => (retention, Origin::File(path.clone())),
+            None => (Retention::default(), Origin::Default),
+        };
+        Ok(Self { registry, realm, data, signer, state, retention, retention_origin })
     }
 
     /// Returns all settings as text.
@@ -180,6 +189,13 @@ impl Settings {
             row("signer", path(&self.signer), &self.signer.origin),
             row("state", path(&self.state), &self.state.origin),
         ]
+        .into_iter()
+        .chain(self.retention.rows().map(|(key, value)| Row {
+            key,
+            value,
+            origin: self.retention_origin.to_string(),
+        }))
+        .collect()
     }
 }
 

@@ -12,7 +12,9 @@ use shared::problem::{Kind, Problem};
 
 mod api;
 mod app;
+mod backup;
 mod blobs;
+mod certificates;
 mod cli;
 mod client;
 mod closure;
@@ -27,6 +29,7 @@ mod policy_edit;
 mod preflight;
 mod publish;
 mod realm;
+mod recover;
 mod roles;
 mod router;
 mod serve;

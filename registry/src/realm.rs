@@ -285,6 +285,22 @@ impl Realm {
         Ok(())
     }
 
+    /// Signs a snapshot and a timestamp whose versions are above `seen`, so that hosts take them
+    /// that have seen it.
+    pub(crate) fn rise_above(&self, seen: u64, now: Timestamp) -> Result<(), RealmError> {
+        let mut head = self.lock();
+        let mut raised = head.clone();
+        let versions = [&mut raised.timestamp.header.version, &mut raised.snapshot.header.version];
+        for version in versions {
+            *version = seen.max(*version);
+        }
+        let roles = raised.snapshot.roles.clone();
+        let committed = self.commit(&mut raised, roles, now);
+        // What a failed write left is what the next one must follow on.
+        *head = (*self.committed()).clone();
+        committed
+    }
+
     fn committed(&self) -> Arc<Head> {
         Arc::clone(&self.current.borrow().head)
     }

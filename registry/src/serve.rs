@@ -17,14 +17,17 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api,
     app::{App, PUBLICATION_ROOM},
+    backup,
     blobs::FileName,
-    db::{self, Db, DbError},
+    certificates::Certificates,
+    db::{Db as _, DbError, Sqlite, retention::Retention},
     keys,
     realm::{OnlineKeys, Realm, RealmError, online_key_file},
     router::router,
 };
 
 mod connections;
+mod upkeep;
 
 pub(crate) use connections::Limits;
 
@@ -38,6 +41,7 @@ pub(crate) struct Options {
     pub(crate) listen: SocketAddr,
     pub(crate) cache: Option<PathBuf>,
     pub(crate) stale_after: u32,
+    pub(crate) retention: Retention,
     pub(crate) limits: Limits,
 }
 
@@ -98,10 +102,12 @@ impl Server {
         let realms = open_realms(&options.data)?;
         let app = Arc::new(App {
             realms,
-            db: Db::open(&options.data)?,
+            db: Sqlite::open(&options.data)?,
+            certificates: Certificates::default(),
             enrolment: enrolment_key(&options.data)?,
             cache: options.cache.clone(),
             stale_after: options.stale_after,
+            retention: options.retention,
             stopping: CancellationToken::new(),
             publications: Semaphore::new(PUBLICATION_ROOM),
             body_time: options.limits.body,
@@ -109,6 +115,7 @@ impl Server {
         });
         renew(&app);
         complete_index(&app).await?;
+        warn_if_restored(&options.data);
         let address = options.listen;
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|source| ServeError::Listen { address, source })?;
@@ -130,9 +137,10 @@ impl Server {
         let Self { app, listener, limits, _lock } = self;
         let stopping = app.stopping.clone();
         let renewing = tokio::spawn(keep_fresh(Arc::clone(&app)));
+        let keeping = tokio::spawn(upkeep::run(Arc::clone(&app)));
         connections::serve(listener, router(app), limits, stopping).await;
-        // It ends with the stopper; only a panic could be lost here, and it was logged.
-        let _ended = renewing.await;
+        // They end with the stopper; only a panic could be lost here, and it was logged.
+        let _ended = (renewing.await, keeping.await);
     }
 }
 
@@ -159,8 +167,23 @@ fn renew(app: &App) {
     }
 }
 
+/// Says that the files are of a backup, until somebody has brought them above what hosts have seen.
+fn warn_if_restored(data: &Path) {
+    match backup::restored(data) {
+        Ok(None) => {}
+        Ok(Some(note)) => tracing::warn!(
+            made_at = %note.made_at,
+            "restored from a backup; hosts that have seen newer files wait for: registry recover"
+        ),
+        Err(error) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, "cannot tell whether this was restored from a backup");
+        }
+    }
+}
+
 /// Keeps a second server away from the same files.
-fn lock(data: &Path) -> Result<std::fs::File, ServeError> {
+pub(crate) fn lock(data: &Path) -> Result<std::fs::File, ServeError> {
     let path = data.join("lock");
     let failed = |source| ServeError::Data { path: path.clone(), source };
     let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
@@ -214,11 +237,10 @@ async fn complete_index(app: &App) -> Result<(), ServeError> {
         let roles: Vec<(String, u64)> = realm
             .roles()
             .into_iter()
-            .filter(|(role, _)| role != "targets")
             .flat_map(|(role, last)| (1..=last).map(move |version| (role.clone(), version)))
             .collect();
         let name = realm.name().clone();
-        let missing = app.db.read(move |db| db::publications::missing(db, &name, roles)).await?;
+        let missing = app.db.missing_roles(name, roles).await?;
         for (role, version) in missing {
             let path = realm.blobs().file(&FileName::metadata(version, &role));
             let written = std::fs::metadata(&path).and_then(|metadata| metadata.modified());

@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    db::retention::Retention,
     realm,
     serve::{Limits, Options, Server},
 };
@@ -192,6 +193,7 @@ impl Running {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             cache: None,
             stale_after: 180,
+            retention: Retention::default(),
             limits: Limits::of_process(),
         };
         change(&mut options);

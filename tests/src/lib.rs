@@ -12,6 +12,7 @@
 
 pub mod disk;
 pub mod fault;
+pub mod fleet;
 pub mod guest;
 pub mod host;
 pub mod machine;

@@ -8,6 +8,8 @@ mod agent;
 #[cfg(test)]
 mod attacks;
 #[cfg(test)]
+mod backups;
+#[cfg(test)]
 mod beside;
 #[cfg(test)]
 mod caches;
@@ -47,6 +49,8 @@ mod purity;
 mod readme;
 #[cfg(test)]
 mod registry_server;
+#[cfg(test)]
+mod reports;
 #[cfg(test)]
 mod second_reader;
 #[cfg(test)]

@@ -8,86 +8,34 @@ use std::{
     time::Duration,
 };
 
-use ed25519_dalek::pkcs8::{EncodePrivateKey as _, spki::der::pem::LineEnding};
-use jiff::{SignedDuration, Timestamp};
+use futures_util::future::join_all;
+use jiff::Timestamp;
 use reqwest::{Method, multipart};
 use shared::{
-    api::{EnrolAnswer, PublishReceipt},
-    certificate::{self, EnrolmentRequest},
+    api::PublishReceipt,
     closure::ClosureIndex,
     health::Health,
-    id::{Digest, GroupName, HostName, ProfileName, RawKey, RealmName, System},
+    id::{Digest, GroupName, ProfileName, RealmName, System},
     manifest::{Activation, ActivationKind, Entry, Manifest, Selector},
     nix::{PathInfo, Sha256, StorePath, base32},
-    report::{self, Clock as HostClock, Free, Report, TrustState},
-    time::Time,
     trust::{
-        Clock, Folder, Refresh, Rules, SigningKey, Stored, StoredTarget,
-        dsse::Envelope,
-        writer::{self, Delegation, Document, Header, Keyring, Root, Snapshot, Target, Targets},
+        Clock, Folder, Refresh, Rules, Stored, StoredTarget,
+        writer::{Target, Targets},
     },
     version::{SoftwareVersion, VersionNumber},
     window::Windows,
 };
-use tests::{Service, long, run, scratch, shoal};
+use tests::{
+    Service,
+    fleet::{GROUP, Member, header, make_data, signed},
+    long, run, scratch, shoal,
+};
 use tokio::sync::Notify;
 
+/// How many hosts report at once.
+const HOSTS: u64 = 8;
+
 const TARGET: &str = "eu-prod/web";
-
-fn key(seed: u8) -> SigningKey {
-    SigningKey::from_seed(&[seed; 32])
-}
-
-fn header(version: u64) -> Header {
-    let expires = Timestamp::now().checked_add(SignedDuration::from_hours(24)).unwrap();
-    Header { realm: "main".to_owned(), version, expires: expires.into() }
-}
-
-fn signed(document: Result<Document, writer::WriteError>, seed: u8) -> Vec<u8> {
-    let mut document = document.unwrap();
-    document.sign(&key(seed));
-    document.to_bytes()
-}
-
-/// Makes the server's folder: root is key 1, targets 2, team `web` 3, snapshot 5, timestamp 6,
-/// enrolment 7.
-fn make_data(data: &Path) {
-    let metadata = data.join("r/main/metadata");
-    fs::create_dir_all(&metadata).unwrap();
-    fs::create_dir_all(data.join("keys")).unwrap();
-    for (name, seed) in [("snapshot", 5), ("timestamp", 6), ("enrolment", 7)] {
-        let key = ed25519_dalek::SigningKey::from_bytes(&[seed; 32]);
-        let pem = key.to_pkcs8_pem(LineEnding::LF).unwrap();
-        fs::write(data.join(format!("keys/{name}.pem")), pem.as_bytes()).unwrap();
-    }
-    let ring = |seed| Keyring::single(key(seed).public());
-    let root = Root {
-        header: header(1),
-        root: ring(1),
-        targets: ring(2),
-        snapshot: ring(5),
-        timestamp: ring(6),
-    };
-    let mut targets = Targets::empty("targets", header(1));
-    let patterns = vec!["eu-prod/web*".parse().unwrap()];
-    targets.delegate(Delegation { role: "web".to_owned(), ring: ring(3), patterns }).unwrap();
-    let roles = BTreeMap::from([("targets".to_owned(), 1)]);
-    let snapshot = signed(Snapshot { header: header(1), roles }.document(), 5);
-    let timestamp = writer::Timestamp {
-        header: header(1),
-        signed_at: Timestamp::now().into(),
-        snapshot: 1,
-        pin: Target::of(&snapshot),
-    };
-    for (name, bytes) in [
-        ("1.root.json", signed(root.document(), 1)),
-        ("1.targets.json", signed(targets.document(), 2)),
-        ("1.snapshot.json", snapshot),
-        ("timestamp.json", signed(timestamp.document(), 6)),
-    ] {
-        fs::write(metadata.join(name), bytes).unwrap();
-    }
-}
 
 /// What version `version` of the team's role brings.
 struct Release {
@@ -143,7 +91,7 @@ fn release(version: u32) -> Release {
     let manifest = manifest.to_bytes().unwrap();
     let mut role = Targets::empty("web", header(version.into()));
     role.targets = BTreeMap::from([(TARGET.to_owned(), Target::of(&manifest))]);
-    Release { role: signed(role.document(), 3), manifest, closure: closure.to_bytes() }
+    Release { role: signed(role.document(), 3).unwrap(), manifest, closure: closure.to_bytes() }
 }
 
 /// A running registry, and what was acknowledged by it and those before it.
@@ -188,8 +136,8 @@ impl Registry {
     }
 
     /// Sends a report; none when the registry is gone before it answers.
-    async fn report(&self, host: &Host, counter: u64) -> Option<()> {
-        let body = host.report(counter);
+    async fn report(&self, host: &Member, counter: u64) -> Option<()> {
+        let body = host.report(counter).unwrap();
         let response = self.api(Method::POST, "reports").body(body).send().await.ok()?;
         let status = response.status();
         let body = response.bytes().await.ok()?;
@@ -237,64 +185,32 @@ impl Registry {
         Ok(manifest.version.get())
     }
 
-    async fn counter(&self, host: &Host) -> u64 {
+    /// Kills it as a power cut would.
+    fn kill(&self) {
+        let process = rustix::process::Pid::from_raw(i32::try_from(self.service.id()).unwrap());
+        let kill = rustix::process::Signal::KILL;
+        rustix::process::kill_process(process.unwrap(), kill).unwrap();
+    }
+
+    async fn counter(&self, host: &Member) -> u64 {
         let request = self.api(Method::GET, &format!("hosts/{}", host.name));
         let detail: serde_json::Value = request.send().await.unwrap().json().await.unwrap();
         detail["report"]["counter"].as_u64().unwrap_or(0)
     }
 }
 
-struct Host {
-    name: HostName,
-    key: SigningKey,
-    certificate: Envelope,
-}
-
-impl Host {
-    async fn enrol(registry: &Registry, data: &Path) -> Self {
-        let mut command = shoal("registry");
-        command.args(["host", "enroll-token", "--group", "eu-prod", "--data"]).arg(data);
-        let token = run(&mut command).ok().trim().to_owned();
-        let (name, key) = (HostName::parse("web-1").unwrap(), key(11));
-        let request = EnrolmentRequest {
-            format: certificate::FORMAT,
-            realm: RealmName::parse("main").unwrap(),
-            key: RawKey(*key.public().as_bytes()),
-            name: name.clone(),
-            groups: vec![GroupName::parse("eu-prod").unwrap()],
-            labels: BTreeMap::new(),
-        };
-        let payload = request.to_bytes().unwrap();
-        let request = Envelope::sign(certificate::REQUEST_PAYLOAD_TYPE, &payload, &key);
-        let body = serde_json::json!({"token": token, "request": request});
-        let response = registry.api(Method::POST, "enrol").json(&body).send().await.unwrap();
-        let EnrolAnswer { certificate } = response.json().await.unwrap();
-        Self { name, key, certificate }
+/// Lets so many hosts in.
+async fn enrol(registry: &Registry, data: &Path, hosts: u64) -> Vec<Member> {
+    let mut command = shoal("registry");
+    let uses = hosts.to_string();
+    command.args(["host", "enroll-token", "--group", GROUP, "--uses", &uses, "--data"]).arg(data);
+    let token = run(&mut command).ok().trim().to_owned();
+    let mut members = Vec::new();
+    for number in 0..hosts {
+        let member = Member::enrol(&registry.http, &registry.url, &token, number).await;
+        members.push(member.unwrap());
     }
-
-    fn report(&self, counter: u64) -> Vec<u8> {
-        let report = Report {
-            format: report::FORMAT,
-            realm: RealmName::parse("main").unwrap(),
-            host: RawKey(*self.key.public().as_bytes()).host_id(),
-            name: self.name.clone(),
-            boot_id: "boot".to_owned(),
-            counter,
-            nonce: None,
-            time: Time::of(Timestamp::now()),
-            agent: SoftwareVersion::current(),
-            system: System::parse("x86_64-linux").unwrap(),
-            labels: BTreeMap::new(),
-            clock: HostClock::Synchronized,
-            free: Free { store: None, boot: None },
-            trust: TrustState { root: 1, timestamp: None, snapshot: None, signed_at: None },
-            profiles: Vec::new(),
-        };
-        let payload = report.to_bytes().unwrap();
-        Envelope::sign(report::PAYLOAD_TYPE, &payload, &self.key)
-            .with_certificate(self.certificate.clone())
-            .to_bytes()
-    }
+    members
 }
 
 /// Checks the folder itself, which a mirror copies: nothing half, nothing that was not committed,
@@ -328,12 +244,12 @@ fn check_folder(data: &Path, published: u32) {
 fn a_registry_killed_under_load_loses_nothing_that_it_acknowledged() {
     let folder = scratch();
     let data = folder.path().join("data");
-    make_data(&data);
+    make_data(&data).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut registry = Registry::start(&data);
-        let host = Host::enrol(&registry, &data).await;
-        let (mut published, mut reported) = (0, 0);
+        let hosts = enrol(&registry, &data, HOSTS).await;
+        let (mut published, mut reported) = (0, vec![0; hosts.len()]);
         for round in 0..if long() { 200 } else { 20 } {
             // Publications, reports and readers, until the registry is killed under them.
             let under_way = Notify::new();
@@ -346,13 +262,14 @@ fn a_registry_killed_under_load_loses_nothing_that_it_acknowledged() {
                 }
                 acknowledged
             };
-            let reporting = async {
-                let mut acknowledged = reported;
-                while registry.report(&host, acknowledged + 1).await.is_some() {
+            let registry_now = &registry;
+            let reporting = join_all(hosts.iter().zip(&reported).map(|(host, before)| async {
+                let mut acknowledged = *before;
+                while registry_now.report(host, acknowledged + 1).await.is_some() {
                     acknowledged += 1;
                 }
                 acknowledged
-            };
+            }));
             let reading = async {
                 let mut seen = published;
                 // Whatever is asked for in the middle of a publication verifies.
@@ -361,13 +278,11 @@ fn a_registry_killed_under_load_loses_nothing_that_it_acknowledged() {
                     seen = version;
                 }
             };
-            let id = i32::try_from(registry.service.id()).unwrap();
             let killing = async {
                 under_way.notified().await;
                 // Primes, so that the rounds hit different moments of a publication.
                 tokio::time::sleep(Duration::from_millis(round * 37 % 211)).await;
-                let process = rustix::process::Pid::from_raw(id).unwrap();
-                rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+                registry.kill();
             };
             let (acknowledged, counted, (), ()) =
                 tokio::join!(publishing, reporting, reading, killing);
@@ -380,12 +295,12 @@ fn a_registry_killed_under_load_loses_nothing_that_it_acknowledged() {
                 "round {round}: {acknowledged} was acknowledged, {served} is served"
             );
             check_folder(&data, served);
-            let counter = registry.counter(&host).await;
-            assert!(
-                counter == counted || counter == counted + 1,
-                "round {round}: report {counted} was acknowledged, {counter} is known"
-            );
-            (published, reported) = (served, counter);
+            published = served;
+            for ((host, acknowledged), reported) in hosts.iter().zip(counted).zip(&mut reported) {
+                *reported = registry.counter(host).await;
+                let expected = acknowledged..=acknowledged + 1;
+                assert!(expected.contains(reported), "{round}: {reported} not in {expected:?}");
+            }
         }
         assert_eq!(registry.service.terminate(), Some(0));
     });

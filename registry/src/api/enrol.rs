@@ -12,16 +12,16 @@ use shared::{
     certificate::{self, Certificate, EnrolmentRequest},
     json,
     problem::{Kind, Problem},
-    trust::{PublicKey, SigningKey, dsse::Envelope},
+    trust::{PublicKey, dsse::Envelope},
 };
 
 use super::{body::Whole, error::ApiError};
 use crate::{
     app::App,
     db::{
-        DbError,
-        hosts::{self, Enrolment},
-        tokens::{self, TokenError, Visit, Wanted},
+        Db as _,
+        hosts::{Application, EnrolRefusal},
+        tokens::{self, TokenError},
     },
 };
 
@@ -29,6 +29,8 @@ use crate::{
 const LIFE: i64 = 400 * 24 * 3600;
 
 const MAX_LEN: usize = 64 * 1024;
+
+const NEW_TOKEN: &str = "ask the operator for a new token";
 
 /// Takes a host's key into the realm, for the groups that its token allows.
 pub(crate) async fn enrol(
@@ -52,36 +54,27 @@ pub(crate) async fn enrol(
     }
     let now = app.time();
     let host = request.key.host_id();
-    let answer = app.db.write(move |db| {
-        let hash = tokens::hash(&token);
-        let issued = hosts::issued(db, &realm, &host, &hash)?;
-        let visit = if issued.is_some() { Visit::Again } else { Visit::First };
-        let replaced = hosts::groups_of_name(db, &realm, &request.name, &host)?;
-        let wanted = Wanted { groups: &request.groups, replaced: &replaced };
-        let allowed = tokens::redeem(db, &realm, &token, wanted, visit, now)?;
-        if let Err(error) = allowed {
-            return Ok(Err(refuse(&error)));
-        }
-        // A host that lost our answer asks again with the same token and the same key.
-        if let Some(known) = issued.as_deref().and_then(|text| same(text, &request)) {
-            return Ok(Ok(known));
-        }
-        let certificate = Certificate {
-            format: certificate::FORMAT,
-            realm,
-            host,
-            key: request.key,
-            name: request.name,
-            groups: request.groups,
-            labels: request.labels,
-            not_after: now.plus(LIFE),
-        };
-        let signed = sign(&certificate, &key)?;
-        let envelope = String::from_utf8_lossy(&signed.to_bytes()).into_owned();
-        hosts::enrol(db, &Enrolment { certificate, envelope, token: hash }, now)?;
-        Ok(Ok(signed))
-    });
-    let certificate = answer.await.map_err(|error| ApiError::internal(&error))??;
+    let certificate = Certificate {
+        format: certificate::FORMAT,
+        realm,
+        host,
+        key: request.key,
+        name: request.name,
+        groups: request.groups,
+        labels: request.labels,
+        not_after: now.plus(LIFE),
+    };
+    // Signed before the token is looked at; it leaves the server only if the token is good.
+    let signed = certificate.to_bytes().map_err(|error| ApiError::internal(&error))?;
+    let signed = Envelope::sign(certificate::PAYLOAD_TYPE, &signed, &key);
+    let envelope = String::from_utf8_lossy(&signed.to_bytes()).into_owned();
+    let application = Application { certificate, envelope, token: tokens::hash(&token) };
+    let answer = app.db.enrol(application, now).await;
+    let envelope = answer
+        .map_err(|error| ApiError::of_database(&error))?
+        .map_err(|refusal| refuse(&refusal))?;
+    let certificate =
+        serde_json::from_str(&envelope).map_err(|error| ApiError::internal(&error))?;
     tracing::info!(host.id = %host, "a host enrolled");
     Ok(Json(EnrolAnswer { certificate }))
 }
@@ -96,33 +89,23 @@ fn verify(envelope: &Envelope) -> Result<EnrolmentRequest, ApiError> {
     Ok(request)
 }
 
-fn sign(certificate: &Certificate, key: &SigningKey) -> Result<Envelope, DbError> {
-    let bytes = certificate.to_bytes().map_err(|error| DbError::Damaged(error.to_string()))?;
-    Ok(Envelope::sign(certificate::PAYLOAD_TYPE, &bytes, key))
-}
-
-/// Returns a certificate issued before, if it says what is asked for now.
-fn same(issued: &str, request: &EnrolmentRequest) -> Option<Envelope> {
-    let envelope: Envelope = serde_json::from_str(issued).ok()?;
-    let certificate = Certificate::parse(&envelope.unverified_payload().ok()?).ok()?;
-    let same = (&certificate.name, &certificate.groups, &certificate.labels)
-        == (&request.name, &request.groups, &request.labels);
-    same.then_some(envelope)
-}
-
-fn refuse(error: &TokenError) -> ApiError {
-    let code = match error {
-        TokenError::Group(_) => "token_group",
-        TokenError::Name(_) => "name_taken",
-        TokenError::Unknown | TokenError::Expired(_) | TokenError::Used => "token",
-    };
-    let fix = match error {
-        TokenError::Name(_) => "choose another name, or ask for a token for both groups",
-        TokenError::Group(_) | TokenError::Unknown | TokenError::Expired(_) | TokenError::Used => {
-            "ask the operator for a new token"
+fn refuse(refusal: &EnrolRefusal) -> ApiError {
+    let (code, fix) = match refusal {
+        EnrolRefusal::Revoked { .. } => {
+            ("revoked", "remove the host's key, and enrol with a new one")
         }
+        EnrolRefusal::Token(TokenError::Group(_)) => ("token_group", NEW_TOKEN),
+        EnrolRefusal::Token(TokenError::Label(..)) => {
+            ("token_label", "set the label in the host's configuration, or ask for another token")
+        }
+        EnrolRefusal::Token(TokenError::Name(_)) => {
+            ("name_taken", "choose another name, or ask for a token for both groups")
+        }
+        EnrolRefusal::Token(TokenError::Expired(_)) => ("token_expired", NEW_TOKEN),
+        EnrolRefusal::Token(TokenError::Used) => ("token_used", NEW_TOKEN),
+        EnrolRefusal::Token(TokenError::Unknown) => ("token", NEW_TOKEN),
     };
-    let problem = Problem::new(Kind::Trust, code, error.to_string())
+    let problem = Problem::new(Kind::Trust, code, refusal.to_string())
         .leaves("the host is not enrolled")
         .fix(fix)
         .next("registry host enroll-token");

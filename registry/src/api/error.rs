@@ -10,18 +10,24 @@ use shared::{
     problem::{Kind, Problem},
 };
 
+use crate::db::DbError;
+
+/// Seconds after which a busy registry wants to be asked again; who asks adds jitter of their own.
+const RETRY_AFTER: u32 = 5;
+
 /// A refusal, and how it is told over HTTP.
 #[derive(Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
     problem: Box<Problem>,
     challenge: Option<(String, Option<u64>)>,
+    retry_after: Option<u32>,
 }
 
 impl ApiError {
     /// Refuses with this status.
     pub(crate) fn new(status: StatusCode, problem: Problem) -> Self {
-        Self { status, problem: Box::new(problem), challenge: None }
+        Self { status, problem: Box::new(problem), challenge: None, retry_after: None }
     }
 
     /// There is no such thing.
@@ -69,6 +75,25 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, problem)
     }
 
+    /// The database failed, or has too much to do.
+    pub(crate) fn of_database(error: &DbError) -> Self {
+        if matches!(error, DbError::Busy) {
+            return Self::busy("the registry has more to write than it can");
+        }
+        Self::internal(error)
+    }
+
+    /// There is too much to do just now.
+    pub(crate) fn busy(what: &str) -> Self {
+        let problem = Problem::new(Kind::Unreachable, "busy", what)
+            .leaves("nothing changed")
+            .fix("try again after the seconds that `Retry-After` says");
+        Self {
+            retry_after: Some(RETRY_AFTER),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, problem)
+        }
+    }
+
     /// The counter of a report does not count; this nonce would mend it, best with a counter above
     /// the highest that was seen.
     pub(crate) fn challenge(what: impl Into<String>, nonce: String, highest: Option<u64>) -> Self {
@@ -90,6 +115,9 @@ impl IntoResponse for ApiError {
             }
         };
         let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response

@@ -13,7 +13,10 @@ use shared::{
 };
 
 use super::{error::ApiError, limit};
-use crate::{app::App, db::publications};
+use crate::{
+    app::App,
+    db::{Db as _, publications},
+};
 
 /// Which part of the history is asked for.
 #[derive(Debug, Deserialize)]
@@ -34,7 +37,7 @@ pub(crate) async fn list(
     let (limit, skip) = (limit(filter.limit), filter.cursor.unwrap_or(0));
     let query =
         publications::Query { realm, group, profile: filter.profile, limit: limit + 1, skip };
-    let listing = app.db.read(move |db| publications::list(db, &query)).await;
+    let listing = app.db.publications(query).await;
     let mut items = listing.map_err(|error| ApiError::internal(&error))?;
     let more = items.len() > limit;
     items.truncate(limit);

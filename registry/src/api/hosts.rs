@@ -18,11 +18,11 @@ use shared::{
 use super::{error::ApiError, limit};
 use crate::{
     app::App,
-    db::hosts::{self, HostRow},
+    db::{
+        Db as _,
+        hosts::{HostQuery, HostRow, Revocation, Standing},
+    },
 };
-
-/// Hosts that are read from the database at once.
-const CHUNK: usize = 500;
 
 /// Which hosts are asked for.
 #[derive(Debug, Deserialize)]
@@ -43,36 +43,18 @@ pub(crate) async fn list(
 ) -> Result<Json<Page<HostSummary>>, ApiError> {
     let realm = app.realm(&realm)?.name().clone();
     let states = filter.state.as_deref().map(parse_states).transpose()?;
-    let (now, stale_after) = (app.time(), i64::from(app.stale_after));
     let limit = limit(filter.limit);
-    let wanted = move |host: &HostSummary| {
-        filter.group.as_ref().is_none_or(|group| host.groups.contains(group))
-            && states.as_ref().is_none_or(|states| states.contains(&host.state))
-    };
-    let mut after = split_cursor(filter.cursor.as_deref().unwrap_or_default());
-    let listing = app.db.read(move |db| {
-        let mut items: Vec<HostSummary> = Vec::new();
-        loop {
-            let rows = hosts::list(db, &realm, (&after.0, &after.1), CHUNK)?;
-            let end = rows.len() < CHUNK;
-            for row in rows {
-                let host = summary(row, stale_after, now);
-                after = (host.name.to_string(), host.host.to_string());
-                if wanted(&host) {
-                    if items.len() == limit {
-                        let last = items.last().map(|last| format!("{}.{}", last.name, last.host));
-                        return Ok((items, last));
-                    }
-                    items.push(host);
-                }
-            }
-            if end {
-                return Ok((items, None));
-            }
-        }
-    });
-    let (items, next_cursor) = listing.await.map_err(|error| ApiError::internal(&error))?;
-    Ok(Json(Page { items, next_cursor, as_of: now }))
+    let after = split_cursor(filter.cursor.as_deref().unwrap_or_default());
+    // One more than is told, to know whether there is more.
+    let query = HostQuery { realm, group: filter.group, states, after, limit: limit + 1 };
+    let listing = app.db.hosts(query).await;
+    let mut rows = listing.map_err(|error| ApiError::internal(&error))?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let last = rows.last().filter(|_| more);
+    let next_cursor = last.map(|last| format!("{}.{}", last.certificate.name, last.key));
+    let items = rows.into_iter().map(summary).collect();
+    Ok(Json(Page { items, next_cursor, as_of: app.time() }))
 }
 
 /// Shows one host.
@@ -82,13 +64,13 @@ pub(crate) async fn show(
 ) -> Result<Json<HostDetail>, ApiError> {
     let realm = app.realm(&realm)?.name().clone();
     let what = format!("there is no host `{}`", name.escape_default());
-    let found = app.db.read(move |db| hosts::find(db, &realm, &name)).await;
+    let found = app.db.host(realm, name).await;
     let row = found
         .map_err(|error| ApiError::internal(&error))?
         .ok_or_else(|| ApiError::not_found(what))?;
     let (enrolled_at, not_after) = (row.enrolled_at, row.certificate.not_after);
     let report = row.report.clone();
-    let summary = summary(row, i64::from(app.stale_after), app.time());
+    let summary = summary(row);
     Ok(Json(HostDetail { summary, enrolled_at, not_after, report }))
 }
 
@@ -97,10 +79,10 @@ fn parse_states(text: &str) -> Result<Vec<StateWord>, ApiError> {
     words.collect::<Result<_, _>>().map_err(|error| ApiError::malformed(&error))
 }
 
-/// A cursor is the name and id of the last host told.
-fn split_cursor(cursor: &str) -> (String, String) {
-    let (name, host) = cursor.split_once('.').unwrap_or((cursor, ""));
-    (name.to_owned(), host.to_owned())
+/// A cursor is the name and the key of the last host told.
+fn split_cursor(cursor: &str) -> (String, i64) {
+    let (name, key) = cursor.rsplit_once('.').unwrap_or((cursor, ""));
+    (name.to_owned(), key.parse().unwrap_or(0))
 }
 
 /// Returns whether an agent of ours may name this as the next command.
@@ -110,20 +92,26 @@ fn is_ours(command: &str) -> bool {
     (told || command == "systemctl reboot") && command.bytes().all(plain)
 }
 
-/// Puts what a host said, and for how long it has said nothing, into one word.
-fn summary(row: HostRow, stale_after: i64, now: Time) -> HostSummary {
-    let HostRow { certificate, enrolled_at, reported_at, mut report } = row;
+/// Puts what a host said, or that it says nothing, into one word.
+fn summary(row: HostRow) -> HostSummary {
+    let HostRow { certificate, enrolled_at, reported_at, mut report, shown, standing, .. } = row;
     for profile in report.iter_mut().flat_map(|report| &mut report.profiles) {
         // Shown to operators, who may paste it.
         profile.next.take_if(|next| !is_ours(next));
     }
     let told = told(report.as_ref(), reported_at);
-    let silent_since = reported_at.unwrap_or(enrolled_at);
-    let silent = reported_at.is_none() || silent_since.plus(stale_after) < now;
-    let told = if silent && told.state > StateWord::Stale {
-        silence(reported_at, enrolled_at, &certificate.name)
-    } else {
-        told
+    let told = match standing {
+        Standing::Revoked(Revocation { at, why }) => {
+            ended("revoked", format!("revoked at {at}: {why}"), at)
+        }
+        Standing::Replaced => {
+            let text = "another key has enrolled under its name".to_owned();
+            ended("replaced", text, reported_at.unwrap_or(enrolled_at))
+        }
+        Standing::Good if shown == StateWord::Stale && told.state > StateWord::Stale => {
+            silence(reported_at, enrolled_at, &certificate.name)
+        }
+        Standing::Good => told,
     };
     HostSummary {
         host: certificate.host,
@@ -167,6 +155,16 @@ fn told(report: Option<&shared::report::Report>, reported_at: Option<Time>) -> T
             since: reported_at,
             next: None,
         },
+    }
+}
+
+/// A host whose reports do not count any more.
+fn ended(code: &str, text: String, since: Time) -> Told {
+    Told {
+        state: StateWord::Stale,
+        reason: Some(Reason { code: code.to_owned(), text }),
+        since: Some(since),
+        next: Some("registry host list".to_owned()),
     }
 }
 

@@ -10,16 +10,19 @@ use data_encoding::HEXLOWER;
 use rand::{TryRng as _, rngs::SysRng};
 use shared::{
     api::ReportAnswer,
-    certificate::{self, Certificate},
     report::{self, Report},
     time::Time,
     trust::{PublicKey, dsse::Envelope},
 };
 
-use super::{blocking, body::Whole, error::ApiError};
+use super::{body::Whole, error::ApiError};
 use crate::{
     app::App,
-    db::hosts::{self, Incoming, Stored},
+    certificates::Signers,
+    db::{
+        Db as _,
+        reports::{Incoming, Stored},
+    },
     realm::Realm,
 };
 
@@ -29,13 +32,17 @@ pub(crate) async fn report(
     Path(realm): Path<String>,
     Whole(body): Whole,
 ) -> Result<Json<ReportAnswer>, ApiError> {
-    let realm = Arc::clone(app.realm(&realm)?);
-    let (own, now) = (app.enrolment_key(), app.time());
-    // Signatures and policies are work for the processor and the disk.
-    let incoming = blocking(move || verify(&realm, own, &body, now)).await??;
+    let realm = app.realm(&realm)?;
+    let now = app.time();
+    // Two signatures at most: less work than handing it to another thread and back would save.
+    let incoming = verify(&app, realm, &body, now)?;
+    drop(body);
     let counter = incoming.report.counter;
-    let stored = app.db.write(move |db| hosts::report(db, &incoming, now)).await;
-    match stored.map_err(|error| ApiError::internal(&error))? {
+    if let Some(theirs) = incoming.ahead {
+        warn_of_old_files(realm, &incoming.report, theirs);
+    }
+    let stored = app.db.ingest(incoming, now).await;
+    match stored.map_err(|error| ApiError::of_database(&error))? {
         Stored::Yes => Ok(Json(ReportAnswer { counter })),
         Stored::Challenge { nonce, highest: Some(highest) } => {
             let what = format!("counter {counter} does not follow on what was told before");
@@ -45,21 +52,36 @@ pub(crate) async fn report(
             let what = "this registry does not know the host's counter";
             Err(ApiError::challenge(what, nonce, None))
         }
+        Stored::Revoked(revocation) => {
+            let what = format!("the host was revoked at {}: {}", revocation.at, revocation.why);
+            let fix = "remove the host's key, and enrol with a new one";
+            Err(ApiError::forbidden("revoked", what).fix(fix))
+        }
+        Stored::Replaced(by) => {
+            let what = format!("host {by} has enrolled under this name since");
+            Err(ApiError::forbidden("replaced", what).fix("enrol the host under another name"))
+        }
     }
 }
 
-fn verify(
-    realm: &Realm,
-    own: Option<PublicKey>,
-    body: &[u8],
-    now: Time,
-) -> Result<Incoming, ApiError> {
+/// A host that has seen more than we have is the only one who can tell us that our files are old.
+fn warn_of_old_files(realm: &Realm, report: &Report, theirs: u64) {
+    let ours = realm.version("timestamp");
+    tracing::warn!(
+        realm = %realm.name(), host.name = %report.name, ours, theirs,
+        "a host has seen newer files than these; they may be of an old backup: registry recover"
+    );
+}
+
+fn verify(app: &App, realm: &Realm, body: &[u8], now: Time) -> Result<Incoming, ApiError> {
     let envelope =
         Envelope::parse(body, report::MAX_LEN).map_err(|error| ApiError::malformed(&error))?;
     let signed = envelope.certificate.as_deref().ok_or_else(|| {
         ApiError::forbidden("no_certificate", "the report comes without a certificate")
     })?;
-    let certificate = verify_certificate(realm, own, signed, now)?;
+    let signers = Signers { realm, own: app.enrolment_key() };
+    let certified = signed.to_bytes();
+    let certificate = app.certificates.verify(signed, &certified, signers, now)?;
     let key =
         PublicKey::from_bytes(certificate.key.0).map_err(|error| ApiError::malformed(&error))?;
     let payload = envelope
@@ -71,39 +93,21 @@ fn verify(
         let what = "the report is of another host than its certificate";
         return Err(ApiError::forbidden("other_host", what));
     }
+    let foreign = report.profiles.iter().find(|it| !certificate.groups.contains(&it.group));
+    if let Some(foreign) = foreign {
+        let what = format!("the certificate does not name group `{}`", foreign.group);
+        return Err(ApiError::forbidden("foreign_group", what).fix("enrol the host for it"));
+    }
     let mut nonce = [0; 16];
     SysRng.try_fill_bytes(&mut nonce).map_err(|error| ApiError::internal(&error))?;
-    let signed = String::from_utf8_lossy(body).into_owned();
-    Ok(Incoming { certificate, report, payload, signed, nonce: HEXLOWER.encode(&nonce) })
-}
-
-/// Checks a certificate: by this server's own key, or by one that the policy of each of its groups
-/// names.
-fn verify_certificate(
-    realm: &Realm,
-    own: Option<PublicKey>,
-    envelope: &Envelope,
-    now: Time,
-) -> Result<Certificate, ApiError> {
-    let payload = envelope.unverified_payload().map_err(|error| ApiError::malformed(&error))?;
-    let certificate = Certificate::parse(&payload).map_err(|error| ApiError::malformed(&error))?;
-    certificate
-        .check(realm.name(), now)
-        .map_err(|error| ApiError::forbidden("certificate", error.to_string()))?;
-    let signed_by = |key: &PublicKey| envelope.verify(certificate::PAYLOAD_TYPE, key).is_ok();
-    let named = || {
-        let by_policy = |group| {
-            let policy = realm.policy(group);
-            policy.is_some_and(|policy| {
-                let mut keys = policy.enrolment.iter();
-                keys.any(|key| PublicKey::from_bytes(key.0).is_ok_and(|key| signed_by(&key)))
-            })
-        };
-        !certificate.groups.is_empty() && certificate.groups.iter().all(by_policy)
-    };
-    if own.as_ref().is_some_and(signed_by) || named() {
-        return Ok(certificate);
-    }
-    let what = "the certificate is not by an enrolment key of its groups";
-    Err(ApiError::forbidden("certificate", what).fix("enrol the host again"))
+    let seen = report.trust.timestamp.map(u64::from);
+    Ok(Incoming {
+        ahead: seen.filter(|seen| *seen > realm.version("timestamp")),
+        envelope: String::from_utf8(certified).unwrap_or_default(),
+        signatures: serde_json::to_string(&envelope.signatures).unwrap_or_default(),
+        nonce: HEXLOWER.encode(&nonce),
+        certificate,
+        report,
+        payload,
+    })
 }

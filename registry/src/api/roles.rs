@@ -25,6 +25,7 @@ use tokio::sync::SemaphorePermit;
 use super::{blocking, error::ApiError};
 use crate::{
     app::App,
+    db::{Db as _, DbError},
     realm::{Precondition, PublishError, Realm, Rest, Submission, publications},
     router::MAX_PUBLICATION,
 };
@@ -71,16 +72,16 @@ pub(crate) async fn index(
     role: &str,
     version: u64,
     at: Time,
-) -> Result<(), crate::db::DbError> {
+) -> Result<(), DbError> {
     let (name, role) = (realm.name().clone(), role.to_owned());
-    let blobs = realm.blobs().clone();
-    app.db
-        .write(move |db| {
-            let rules = Rules::shoal(name.as_str());
-            let found = publications(&blobs, &rules, &role, version, at);
-            crate::db::publications::add(db, &name, &role, version, &found)
-        })
-        .await
+    let (blobs, rules) = (realm.blobs().clone(), Rules::shoal(name.as_str()));
+    let found = {
+        let role = role.clone();
+        let reading =
+            tokio::task::spawn_blocking(move || publications(&blobs, &rules, &role, version, at));
+        reading.await.map_err(|_| DbError::Closed)?
+    };
+    app.db.add_publications(name, (role, version), found, at).await
 }
 
 fn precondition(headers: &HeaderMap) -> Result<Precondition, ApiError> {

@@ -44,6 +44,7 @@ pub(crate) async fn run(args: Args, context: &Context<'_>) -> Result<(), Problem
         listen: args.listen,
         cache: args.cache,
         stale_after: args.stale_after,
+        retention: context.settings.retention,
         limits: Limits::of_process(),
     };
     let server = Server::start(&options, Timestamp::now).await.map_err(|error| problem(&error))?;
@@ -87,7 +88,14 @@ fn problem(error: &ServeError) -> Problem {
         ServeError::Db(DbError::Newer { .. }) => {
             (Kind::Conflict, "newer_database", Some("run the newer program, or restore a backup"))
         }
-        ServeError::Db(_) => (Kind::Runtime, "database", None),
+        ServeError::Db(_) => (
+            Kind::Runtime,
+            "database",
+            Some(
+                "restore a backup; or move db.sqlite away: it is made anew of the files and the \
+                 next reports, without tokens and revocations",
+            ),
+        ),
         ServeError::Enrolment(_) => (Kind::Runtime, "enrolment_key", None),
         ServeError::Io(_) => (Kind::Runtime, "server", None),
     };

@@ -13,7 +13,10 @@ use shared::{
 
 use super::*;
 use crate::{
-    db::tokens::{self, Grant},
+    db::{
+        Sqlite,
+        tokens::{self, Grant},
+    },
     testing::{self, Host, Running, closure, data, key, manifest, policy, role, target_file},
 };
 
@@ -244,6 +247,7 @@ async fn a_second_server_on_the_same_files_is_refused() {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         cache: None,
         stale_after: 180,
+        retention: Retention::default(),
         limits: Limits::of_process(),
     };
     let second = Server::start(&options, testing::now).await;
@@ -262,6 +266,7 @@ async fn old_signatures_are_renewed_at_the_start() {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         cache: None,
         stale_after: 180,
+        retention: Retention::default(),
         limits: Limits::of_process(),
     };
     let server = Server::start(&options, tomorrow).await.unwrap();

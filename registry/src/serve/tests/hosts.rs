@@ -3,19 +3,20 @@
 use super::*;
 
 /// Makes a token for hosts of `eu-prod`.
-fn token(data: &Path, uses: u32) -> &'static str {
-    token_for(data, "secret", &["eu-prod"], uses)
+async fn token(data: &Path, uses: u32) -> &'static str {
+    token_for(data, "secret", &["eu-prod"], uses).await
 }
 
-fn token_for<'a>(data: &Path, token: &'a str, groups: &[&str], uses: u32) -> &'a str {
+async fn token_for<'a>(data: &Path, token: &'a str, groups: &[&str], uses: u32) -> &'a str {
     let grant = Grant {
         realm: testing::realm_name(),
         groups: groups.iter().map(|name| testing::group(name)).collect(),
+        labels: Default::default(),
         uses,
         expires_at: Time::of(testing::now()).plus(60),
     };
-    let connection = db::connect(data).unwrap();
-    tokens::create(&connection, token, &grant, Time::of(testing::now())).unwrap();
+    let db = Sqlite::open(data).unwrap();
+    db.add_token(tokens::hash(token), grant, Time::of(testing::now())).await.unwrap();
     token
 }
 
@@ -48,7 +49,7 @@ async fn hosts(server: &Running, query: &str) -> Vec<HostSummary> {
 async fn a_host_enrols_once_for_each_use_of_its_token() {
     let data = data();
     let server = Running::start(data.path()).await;
-    let token = token(data.path(), 1);
+    let token = token(data.path(), 1).await;
     let (one, two) = (Host::new("web-1", 11), Host::new("web-2", 12));
     let wrong = enrol(&server, "guess", &one.request(&["eu-prod"])).await;
     assert_eq!(wrong, Err((403, "token".to_owned())));
@@ -62,7 +63,7 @@ async fn a_host_enrols_once_for_each_use_of_its_token() {
     let again = enrol(&server, token, &one.request(&["eu-prod"])).await.unwrap();
     assert_eq!(again, certificate);
     let used = enrol(&server, token, &two.request(&["eu-prod"])).await;
-    assert_eq!(used, Err((403, "token".to_owned())));
+    assert_eq!(used, Err((403, "token_used".to_owned())));
 
     let seen = hosts(&server, "").await;
     assert_eq!(seen[0].state, StateWord::Stale);
@@ -75,7 +76,7 @@ async fn reports_are_stored_in_their_order_and_replays_are_challenged() {
     let data = data();
     let server = Running::start(data.path()).await;
     let host = Host::new("web-1", 11);
-    let token = token(data.path(), 1);
+    let token = token(data.path(), 1).await;
     let certificate = enrol(&server, token, &host.request(&["eu-prod"])).await.unwrap();
     let report =
         |counter, nonce: Option<&str>| host.signed(&host.report(counter, nonce), &certificate);
@@ -109,7 +110,7 @@ async fn refuses_reports_that_prove_nothing() {
     let data = data();
     let server = Running::start(data.path()).await;
     let (host, other) = (Host::new("web-1", 11), Host::new("web-2", 12));
-    let token = token(data.path(), 1);
+    let token = token(data.path(), 1).await;
     let certificate = enrol(&server, token, &host.request(&["eu-prod"])).await.unwrap();
     let report = host.report(1, None);
     let no_certificate = {
@@ -146,7 +147,7 @@ async fn a_lost_database_loses_no_trust() {
     let data = data();
     let server = Running::start(data.path()).await;
     let host = Host::new("web-1", 11);
-    let token = token(data.path(), 1);
+    let token = token(data.path(), 1).await;
     let certificate = enrol(&server, token, &host.request(&["eu-prod"])).await.unwrap();
     server.stop().await;
     for file in ["db.sqlite", "db.sqlite-wal", "db.sqlite-shm"] {
@@ -196,7 +197,7 @@ async fn a_certificate_counts_if_the_policy_names_its_key() {
 async fn hosts_are_listed_with_the_worst_of_their_states() {
     let data = data();
     let server = Running::with(data.path(), |options| options.stale_after = 1000).await;
-    let token = token(data.path(), 3);
+    let token = token(data.path(), 3).await;
     for (number, state) in
         [StateWord::Converged, StateWord::Held, StateWord::Failed].into_iter().enumerate()
     {
@@ -247,7 +248,7 @@ async fn hosts_are_listed_with_the_worst_of_their_states() {
 async fn a_machine_made_anew_takes_its_name_over() {
     let data = data();
     let server = Running::start(data.path()).await;
-    let token = token(data.path(), 2);
+    let token = token(data.path(), 2).await;
     let (old, new) = (Host::new("web-1", 11), Host::new("web-1", 12));
     enrol(&server, token, &old.request(&["eu-prod"])).await.unwrap();
     enrol(&server, token, &new.request(&["eu-prod"])).await.unwrap();
@@ -260,9 +261,9 @@ async fn a_machine_made_anew_takes_its_name_over() {
 async fn a_name_is_taken_over_only_with_a_token_for_the_groups_of_its_host() {
     let data = data();
     let server = Running::start(data.path()).await;
-    let eu = token(data.path(), 1);
-    let us = token_for(data.path(), "other secret", &["us-prod"], 1);
-    let both = token_for(data.path(), "third secret", &["eu-prod", "us-prod"], 1);
+    let eu = token(data.path(), 1).await;
+    let us = token_for(data.path(), "other secret", &["us-prod"], 1).await;
+    let both = token_for(data.path(), "third secret", &["eu-prod", "us-prod"], 1).await;
     let (old, new) = (Host::new("web-1", 11), Host::new("web-1", 12));
     enrol(&server, eu, &old.request(&["eu-prod"])).await.unwrap();
     let taken = enrol(&server, us, &new.request(&["us-prod"])).await;

@@ -1,0 +1,351 @@
+//! Drives a registry with the reports of many hosts: what `tests/bench/fleet` runs.
+//!
+//! `fleet ingest REGISTRY FOLDER HOSTS SECONDS CONNECTIONS` makes a realm in FOLDER, starts the
+//! program REGISTRY on it, enrols the hosts, and sends as many distinct signed reports as
+//! it takes, durably, for so many seconds; then half of that rate, at fixed times, for the latencies.
+//! Everything is signed before the clock starts. Prints one line of JSON; fails if what the
+//! database holds afterwards is not what was sent.
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use tests::Service;
+use tests::fleet::{GROUP, Member, REALM, make_data};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+/// The clock's ticks per second in `/proc`.
+const TICKS: u64 = 100;
+
+fn main() -> anyhow::Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [what, registry, folder, hosts, seconds, connections] = words.as_slice() else {
+        bail!("usage: fleet ingest REGISTRY FOLDER HOSTS SECONDS CONNECTIONS");
+    };
+    ensure!(what == "ingest", "there is no `{what}` yet");
+    let load = Load {
+        registry: registry.into(),
+        folder: folder.into(),
+        hosts: hosts.parse().context("HOSTS")?,
+        seconds: seconds.parse().context("SECONDS")?,
+        connections: connections.parse().context("CONNECTIONS")?,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let told = runtime.block_on(load.ingest())?;
+    std::io::stdout().write_all(format!("{told}\n").as_bytes())?;
+    Ok(())
+}
+
+struct Load {
+    registry: PathBuf,
+    folder: PathBuf,
+    hosts: u64,
+    seconds: u64,
+    connections: usize,
+}
+
+/// Reports in the order in which they are sent, each a whole HTTP request.
+type Requests = Arc<Vec<Vec<u8>>>;
+
+impl Load {
+    async fn ingest(&self) -> anyhow::Result<serde_json::Value> {
+        let data = self.folder.join("data");
+        make_data(&data)?;
+        let mut serve = Command::new(&self.registry);
+        serve.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(&data);
+        let mut server = Service::start(&mut serve, "http://");
+        let url = server.url();
+        let members = self.enrol(&data, &url).await?;
+        let address = url.strip_prefix("http://").context("a plain address")?.to_owned();
+
+        // As much as could be taken twice over, so that nothing runs out before the clock does.
+        let warm = self.sign(&members, 1, 1, &address)?;
+        let (first, _) = self.closed(&warm, &address, Duration::from_secs(3600)).await?;
+        let guess = f64::from(u32::try_from(warm.len())?) / first.as_secs_f64();
+        let rounds = rounds(guess * 1.5 * seconds(self.seconds)?, self.hosts)?;
+        let requests = self.sign(&members, 2, rounds, &address)?;
+        let before = cpu(server.id())?;
+        let limit = Duration::from_secs(self.seconds);
+        let (elapsed, sent) = self.closed(&requests, &address, limit).await?;
+        let spent = cpu(server.id())? - before;
+        let rate = f64::from(u32::try_from(sent)?) / elapsed.as_secs_f64();
+
+        let half = rate / 2.0;
+        let from = 2 + rounds;
+        let rounds = self::rounds(half * seconds(self.seconds)?, self.hosts)?;
+        let paced = self.sign(&members, from, rounds, &address)?;
+        let mut latencies = self.open(&paced, &address, half).await?;
+        latencies.sort();
+        let paced_sent = latencies.len();
+        let memory = memory(server.id())?;
+        ensure!(server.terminate() == Some(0), "the registry did not end well");
+
+        let sent_at = |total: usize, from: u64| counters(total, from, self.hosts);
+        let mut expected = sent_at(warm.len(), 1);
+        expected.extend(sent_at(sent, 2));
+        expected.extend(sent_at(paced_sent, from));
+        check(&data, &expected)?;
+        let quantile = |q: f64| -> f64 {
+            let at = f64::from(u32::try_from(latencies.len()).unwrap_or(0)) * q;
+            // The index of a quantile is within the list.
+            #[expect(clippy::cast_possible_truncation, reason = "an index")]
+            let at = (at as usize).min(latencies.len().saturating_sub(1));
+            latencies.get(at).map_or(0.0, |it| it.as_secs_f64() * 1000.0)
+        };
+        Ok(serde_json::json!({
+            "reports_per_second": rate.round(),
+            "reports": sent,
+            "cpu_us_each": (spent.as_secs_f64() * 1e6 / f64::from(u32::try_from(sent)?)).round(),
+            "paced_per_second": half.round(),
+            "paced": paced_sent,
+            "p50_ms": quantile(0.5), "p99_ms": quantile(0.99), "max_ms": quantile(1.0),
+            "peak_mib": memory,
+        }))
+    }
+
+    /// Lets the hosts in, over the same API as real ones.
+    async fn enrol(&self, data: &Path, url: &str) -> anyhow::Result<Vec<Member>> {
+        let uses = self.hosts.to_string();
+        let mut token = Command::new(&self.registry);
+        token.args(["-q", "host", "enroll-token", "--group", GROUP, "--uses", &uses, "--data"]);
+        let token = token.arg(data).output()?;
+        ensure!(token.status.success(), "{}", String::from_utf8_lossy(&token.stderr));
+        let token = String::from_utf8(token.stdout)?.trim().to_owned();
+        let http = reqwest::Client::builder().tls_certs_only([]).build()?;
+        let mut members = Vec::new();
+        let next = Arc::new(AtomicUsize::new(0));
+        let workers = (0..self.connections).map(|_| {
+            let (http, url, token) = (http.clone(), url.to_owned(), token.clone());
+            let (next, hosts) = (Arc::clone(&next), self.hosts);
+            tokio::spawn(async move {
+                let mut mine = Vec::new();
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed) as u64;
+                    if number >= hosts {
+                        return anyhow::Ok(mine);
+                    }
+                    mine.push((number, Member::enrol(&http, &url, &token, number).await?));
+                }
+            })
+        });
+        for worker in workers.collect::<Vec<_>>() {
+            members.extend(worker.await??);
+        }
+        members.sort_by_key(|(number, _)| *number);
+        Ok(members.into_iter().map(|(_, member)| member).collect())
+    }
+
+    /// Signs so many rounds of reports, one of each host after the other, on all cores.
+    fn sign(
+        &self,
+        members: &[Member],
+        from: u64,
+        rounds: u64,
+        address: &str,
+    ) -> anyhow::Result<Requests> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let all: Vec<(u64, &Member)> = (from..from + rounds)
+            .flat_map(|counter| members.iter().map(move |member| (counter, member)))
+            .collect();
+        let part = all.len().div_ceil(cores).max(1);
+        let signed = std::thread::scope(|scope| {
+            let threads: Vec<_> = all
+                .chunks(part)
+                .map(|part| {
+                    scope.spawn(move || {
+                        let sign = |(counter, member): &(u64, &Member)| {
+                            Ok(request(&member.report(*counter)?, address))
+                        };
+                        part.iter().map(sign).collect::<anyhow::Result<Vec<_>>>()
+                    })
+                })
+                .collect();
+            let mut signed = Vec::new();
+            for thread in threads {
+                let part = thread.join().map_err(|_| anyhow::anyhow!("a signer died"))?;
+                signed.extend(part?);
+            }
+            anyhow::Ok(signed)
+        })?;
+        Ok(Arc::new(signed))
+    }
+
+    /// Sends as fast as it is answered, over all connections, until the time is up; returns how
+    /// long it took and how many were accepted.
+    async fn closed(
+        &self,
+        requests: &Requests,
+        address: &str,
+        limit: Duration,
+    ) -> anyhow::Result<(Duration, usize)> {
+        let next = Arc::new(AtomicUsize::new(0));
+        let started = Instant::now();
+        let workers = (0..self.connections).map(|_| {
+            let (next, requests) = (Arc::clone(&next), Arc::clone(requests));
+            let address = address.to_owned();
+            tokio::spawn(async move {
+                let mut connection = Connection::open(&address).await?;
+                let mut accepted = 0;
+                while started.elapsed() < limit {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(request) = requests.get(number) else { break };
+                    connection.send(request).await?;
+                    accepted += 1;
+                }
+                anyhow::Ok(accepted)
+            })
+        });
+        let mut accepted = 0;
+        for worker in workers.collect::<Vec<_>>() {
+            accepted += worker.await??;
+        }
+        Ok((started.elapsed(), accepted))
+    }
+
+    /// Sends each report at its time, whatever became of those before; returns how long after its
+    /// time each was answered.
+    async fn open(
+        &self,
+        requests: &Requests,
+        address: &str,
+        rate: f64,
+    ) -> anyhow::Result<Vec<Duration>> {
+        let next = Arc::new(AtomicUsize::new(0));
+        let started = tokio::time::Instant::now();
+        let workers = (0..self.connections).map(|_| {
+            let (next, requests) = (Arc::clone(&next), Arc::clone(requests));
+            let address = address.to_owned();
+            tokio::spawn(async move {
+                let mut connection = Connection::open(&address).await?;
+                let mut latencies = Vec::new();
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(request) = requests.get(number) else { break };
+                    let due = f64::from(u32::try_from(number)?) / rate;
+                    let due = started + Duration::from_secs_f64(due);
+                    tokio::time::sleep_until(due).await;
+                    connection.send(request).await?;
+                    latencies.push(due.elapsed());
+                }
+                anyhow::Ok(latencies)
+            })
+        });
+        let mut latencies = Vec::new();
+        for worker in workers.collect::<Vec<_>>() {
+            latencies.extend(worker.await??);
+        }
+        Ok(latencies)
+    }
+}
+
+/// A kept connection, spoken to without a library: what is measured is the server.
+struct Connection {
+    stream: TcpStream,
+    answer: Vec<u8>,
+}
+
+impl Connection {
+    async fn open(address: &str) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, answer: Vec::with_capacity(4096) })
+    }
+
+    /// Sends a request, and fails unless the answer is 200.
+    async fn send(&mut self, request: &[u8]) -> anyhow::Result<()> {
+        self.stream.write_all(request).await?;
+        self.answer.clear();
+        loop {
+            ensure!(self.stream.read_buf(&mut self.answer).await? > 0, "the connection ended");
+            let Some(end) = find(&self.answer, b"\r\n\r\n") else { continue };
+            let head = String::from_utf8_lossy(self.answer.get(..end).unwrap_or_default());
+            let length = head.lines().find_map(|line| {
+                line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok()
+            });
+            if self.answer.len() >= end + 4 + length.context("an answer without a length")? {
+                let text = || String::from_utf8_lossy(&self.answer).into_owned();
+                ensure!(head.starts_with("HTTP/1.1 200"), "{}", text());
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+fn request(body: &[u8], address: &str) -> Vec<u8> {
+    let mut request = format!(
+        "POST /api/v1/realms/{REALM}/reports HTTP/1.1\r\nHost: {address}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    request.extend_from_slice(body);
+    request
+}
+
+fn seconds(seconds: u64) -> anyhow::Result<f64> {
+    Ok(f64::from(u32::try_from(seconds)?))
+}
+
+/// Returns how often each host must report for so many reports.
+fn rounds(reports: f64, hosts: u64) -> anyhow::Result<u64> {
+    ensure!((1.0..1e7).contains(&reports), "{reports} reports are none to send");
+    // Whole, positive and small, as was just ensured.
+    #[expect(clippy::cast_possible_truncation, reason = "it fits")]
+    let reports = reports as u64;
+    Ok(reports.div_ceil(hosts))
+}
+
+/// Returns the highest counter of each host when the first `total` reports from `from` on are sent.
+fn counters(total: usize, from: u64, hosts: u64) -> BTreeMap<u64, u64> {
+    let total = total as u64;
+    let sent = |host| total / hosts + u64::from(host < total % hosts);
+    (0..hosts).filter(|host| sent(*host) > 0).map(|host| (host, from + sent(host) - 1)).collect()
+}
+
+/// Checks that the database holds the last report of every host, and of no other.
+fn check(data: &Path, expected: &BTreeMap<u64, u64>) -> anyhow::Result<()> {
+    let db = rusqlite::Connection::open(data.join("db.sqlite"))?;
+    let mut select = db.prepare("SELECT name, counter FROM hosts JOIN reports USING (id)")?;
+    let rows = select.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?)))?;
+    let mut held = BTreeMap::new();
+    for row in rows {
+        let (name, counter) = row?;
+        let number = name.strip_prefix("host-").context("a host of ours")?.parse::<u64>()?;
+        held.insert(number, counter);
+    }
+    ensure!(held == *expected, "the database does not hold what was sent");
+    Ok(())
+}
+
+/// Returns the time that a process has spent on the processor.
+fn cpu(process: u32) -> anyhow::Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let (_, fields) = stat.rsplit_once(") ").context("a name in parentheses")?;
+    let fields: Vec<u64> =
+        fields.split(' ').skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+    Ok(Duration::from_millis(fields.iter().sum::<u64>() * 1000 / TICKS))
+}
+
+/// Returns the most memory that a process ever had, in MiB.
+fn memory(process: u32) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib / 1024)
+}
