@@ -219,8 +219,14 @@ impl Builder {
             fs::write(&file, text).expect("it is ours");
             fs::set_permissions(&file, fs::Permissions::from_mode(*mode)).expect("it is ours");
         }
+        self.add_folder(name, source.path(), references)
+    }
+
+    /// Builds a root of what is in a folder; returns its store path.
+    #[must_use]
+    pub fn add_folder(&self, name: &str, folder: &Path, references: &[&str]) -> String {
         let mut add = shoal("agent");
-        add.args(["store", "add", "--name", name, "--root"]).arg(self.root()).arg(source.path());
+        add.args(["store", "add", "--name", name, "--root"]).arg(self.root()).arg(folder);
         for reference in references {
             add.args(["--reference", reference]);
         }

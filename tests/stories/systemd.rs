@@ -3,7 +3,10 @@
 
 mod boot;
 mod confined;
+mod cut_off;
 mod dead_man;
 mod lab;
+mod moves;
 mod programs;
 mod services;
+mod upgrade;

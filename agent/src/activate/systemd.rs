@@ -23,11 +23,12 @@ use shared::id::{ProfileName, UserName};
 use shared::problem::chain;
 
 pub(crate) use self::ask::HostUnits;
-use self::manager::{Manager, Verb};
+use self::manager::{Manager, ManagerError, Verb};
 use self::transient::Leftovers;
 use super::exec::{self, Failed};
 use super::user::{Account, choose};
 use super::{Failure, Place, Undone, Work, real_path};
+use crate::files::{self, FileError};
 use crate::state::{Code, Reason};
 
 /// How long systemd may take to start or stop the manager of a user.
@@ -92,7 +93,7 @@ async fn install(
     let refused = |error: super::user::UserError| failure(Code::UserRefused, error.to_string());
     let account = choose(place.host, owner.user.as_ref(), owner.privileged).map_err(refused)?;
     if let Some(account) = account {
-        lend_manager(account, true).await?;
+        lend_manager(place, account).await?;
     }
     let uid = account.map_or(place.host.uid, |account| account.uid);
     let runtime = (uid != 0).then(|| PathBuf::from(format!("/run/user/{uid}")));
@@ -106,7 +107,7 @@ async fn install(
             return Err(Failure { reason: failed.reason.clone(), log }.into());
         }
         // Whatever else the user left behind ends with its manager.
-        (Ok(_), Some(account), None) => lend_manager(account, false).await?,
+        (Ok(_), Some(account), None) => end_manager(place, account).await?,
         (Err(Undone::Left) | Ok(_), ..) => {}
     }
     done
@@ -174,16 +175,67 @@ fn program() -> std::io::Result<PathBuf> {
     Ok(replaced.map_or(path.clone(), PathBuf::from))
 }
 
-/// Starts the manager of a user and lets it run without anybody being logged in; or ends it.
-async fn lend_manager(account: Account, lend: bool) -> Result<(), Failure> {
-    let unit = format!("user@{}.service", account.uid);
+/// Starts the manager of a user, and lets it run without anybody being logged in.
+async fn lend_manager(place: &Place<'_>, account: Account) -> Result<(), Failure> {
+    let lent = lent(place, account);
     let work = async {
         let host = Manager::of_host().await?;
-        host.set_linger(account.uid, lend).await?;
-        host.run(if lend { Verb::Start } else { Verb::Stop }, [unit.as_str()]).await
+        if !host.lingers(account.uid).await? {
+            // Written down before it is done: of two who let it linger, one is the operator.
+            files::replace(&lent, b"")?;
+            host.set_linger(account.uid, true).await?;
+        }
+        host.run(Verb::Start, [manager_of(account).as_str()]).await?;
+        Ok(())
     };
+    in_time(account, work).await
+}
+
+/// Ends the manager of a user with all that is left in it; one that lingered before us starts anew.
+async fn end_manager(place: &Place<'_>, account: Account) -> Result<(), Failure> {
+    let lent = lent(place, account);
+    let work = async {
+        let host = Manager::of_host().await?;
+        let is_lent = lent.exists();
+        if is_lent {
+            host.set_linger(account.uid, false).await?;
+        }
+        let verb = if is_lent { Verb::Stop } else { Verb::Restart };
+        host.run(verb, [manager_of(account).as_str()]).await?;
+        match std::fs::remove_file(&lent) {
+            Err(error) if is_lent => Err(LendError::Note { path: lent.clone(), source: error }),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    };
+    in_time(account, work).await
+}
+
+/// Why the manager of a user was not lent.
+#[derive(Debug, thiserror::Error)]
+enum LendError {
+    #[error(transparent)]
+    Manager(#[from] ManagerError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("cannot remove `{}`", path.display())]
+    Note { path: PathBuf, source: std::io::Error },
+}
+
+/// Names the file that says that a user lingers because of us.
+fn lent(place: &Place<'_>, account: Account) -> PathBuf {
+    place.state_dir.join("lingers").join(account.uid.to_string())
+}
+
+fn manager_of(account: Account) -> String {
+    format!("user@{}.service", account.uid)
+}
+
+async fn in_time(
+    account: Account,
+    work: impl Future<Output = Result<(), LendError>>,
+) -> Result<(), Failure> {
     let failed = |why: String| {
-        let text = format!("the manager of the profile's user, `{unit}`: {why}");
+        let text = format!("the manager of the profile's user, `{}`: {why}", manager_of(account));
         failure(Code::ActivationFailed, text)
     };
     match tokio::time::timeout(MANAGER_LIMIT, work).await {

@@ -27,13 +27,6 @@ fn publish(lab: &Lab<'_>, version: &str, activate: &str) {
     lab.publish_with("web", version, &files, &["--activation", "exec"]);
 }
 
-/// Returns the timers that would wake the dead man.
-fn timers(host: &HostMachine<'_>) -> Vec<String> {
-    let script = "systemctl list-units --plain --no-legend 'shoal-recover-*.timer'";
-    let listed = host.machine.shell(script);
-    listed.lines().filter_map(|line| Some(line.split_whitespace().next()?.to_owned())).collect()
-}
-
 fn active(host: &HostMachine<'_>) -> String {
     host.machine.shell("cat /run/active 2>/dev/null || true")
 }
@@ -45,18 +38,8 @@ fn broken(host: &HostMachine<'_>) -> String {
         let gone = host.machine.shell("systemctl is-active shoal-agent || true") != "active";
         (gone && host.machine.outside(broken).exists()).then_some(())
     });
-    let [timer] = timers(host).try_into().unwrap();
+    let [timer] = host.dead_men().try_into().unwrap();
     timer
-}
-
-/// Does what the timer does when its time has come.
-fn wake(host: &HostMachine<'_>, timer: &str) {
-    let left = host
-        .machine
-        .shell(&format!("systemctl show --value --property=NextElapseUSecMonotonic {timer}"));
-    assert!(!left.is_empty() && left != "infinity", "it would come by itself: {left}");
-    let service = timer.replace(".timer", ".service");
-    host.machine.shell(&format!("systemctl start {service}"));
 }
 
 #[test]
@@ -67,13 +50,13 @@ fn a_switch_that_breaks_the_agent_is_undone_by_the_dead_man() {
     host.start();
     publish(&lab, "1", MEND);
     host.becomes("web", "converged 1");
-    assert_eq!((timers(&host), active(&host)), (vec![], "1".to_owned()));
+    assert_eq!((host.dead_men(), active(&host)), (vec![], "1".to_owned()));
 
     publish(&lab, "2", BREAK);
     let timer = broken(&host);
-    wake(&host, &timer);
+    host.wake(&timer);
     host.becomes("web", "rolled_back unconfirmed 1");
-    assert_eq!((timers(&host), active(&host)), (vec![], "1".to_owned()));
+    assert_eq!((host.dead_men(), active(&host)), (vec![], "1".to_owned()));
     eventually("the agent is back", || {
         (host.machine.shell("systemctl is-active shoal-agent || true") == "active").then_some(())
     });
@@ -89,7 +72,7 @@ fn a_switch_that_breaks_the_agent_is_undone_by_the_dead_man() {
     // A newer version is taken as ever, and nobody undoes it.
     publish(&lab, "3", MEND);
     host.becomes("web", "converged 3");
-    assert_eq!((timers(&host), active(&host)), (vec![], "3".to_owned()));
+    assert_eq!((host.dead_men(), active(&host)), (vec![], "3".to_owned()));
     host.machine.shell(&format!("{recover} {id}"));
     assert_eq!(host.state("web"), "converged 3");
 }
@@ -106,9 +89,9 @@ fn a_machine_that_dies_in_such_a_switch_is_watched_again_after_its_next_boot() {
     let before = broken(&host);
     host.machine.kill();
     host.machine.start();
-    let [timer] = timers(&host).try_into().unwrap();
+    let [timer] = host.dead_men().try_into().unwrap();
     assert_eq!(timer, before, "the same attempt");
-    wake(&host, &timer);
+    host.wake(&timer);
     host.becomes("web", "rolled_back unconfirmed 1");
     assert_eq!(active(&host), "1");
 }

@@ -65,14 +65,19 @@ impl<'a> Lab<'a> {
         options: &[&str],
     ) -> String {
         let path = self.build(profile, data, files);
-        self.builder.push(&path).ok();
+        self.publish_path(profile, &path, options);
+        path
+    }
+
+    /// Publishes a root that is built.
+    pub(crate) fn publish_path(&self, profile: &str, path: &str, options: &[&str]) {
+        self.builder.push(path).ok();
         let (target, root) = (format!("eu/{profile}"), self.builder.root());
         let root = root.to_str().unwrap();
-        let line = ["publish", "manifest", &target, &path, "--root", root];
+        let line = ["publish", "manifest", &target, path, "--root", root];
         let chosen = options.contains(&"--activation");
         let activation: &[&str] = if chosen { &[] } else { &["--activation", "systemd"] };
         self.team(profile).sign(&[&line, activation, options].concat()).ok();
-        path
     }
 
     fn team(&self, name: &str) -> Signer<'_> {
@@ -81,7 +86,12 @@ impl<'a> Lab<'a> {
 
     /// Boots a machine and installs the agent on it, as deploy/README.md says.
     pub(crate) fn host(&self, name: &str, number: u8) -> HostMachine<'a> {
-        let machine = self.fleet.machine(name, number);
+        self.host_with_disk(name, number, "2g")
+    }
+
+    /// Does so with so much room for all that is changed on it.
+    pub(crate) fn host_with_disk(&self, name: &str, number: u8, disk: &str) -> HostMachine<'a> {
+        let machine = self.fleet.machine_with_disk(name, number, disk);
         install(&machine);
         let data = self.realm.data();
         let data = data.to_str().unwrap();
@@ -171,6 +181,20 @@ impl HostMachine<'_> {
             thread::sleep(Duration::from_millis(100));
             (state == expected).then_some(())
         });
+    }
+
+    /// Returns the timers that would wake the dead man.
+    pub(crate) fn dead_men(&self) -> Vec<String> {
+        let script = "systemctl list-units --plain --no-legend 'shoal-recover-*.timer'";
+        let listed = self.machine.shell(script);
+        listed.lines().filter_map(|line| Some(line.split_whitespace().next()?.to_owned())).collect()
+    }
+
+    /// Does what such a timer does when its time has come.
+    pub(crate) fn wake(&self, timer: &str) {
+        let left = self.property(timer, "NextElapseUSecMonotonic");
+        assert!(!left.is_empty() && left != "infinity", "it would come by itself: {left}");
+        self.machine.shell(&format!("systemctl start {}", timer.replace(".timer", ".service")));
     }
 
     /// Returns a property of a unit, such as `MainPID`.

@@ -69,21 +69,15 @@ pub(crate) async fn apply(request: &Request, say: &dyn Fn(&str)) -> Result<(), A
     };
     refuse_taken(&manager, &links, &units).await?;
     let installed = links.read(profile).map_err(failed("look"))?;
-    let states = states(&manager, profile).await?;
+    let states = states_of(&manager, profile).await?;
     let pending = links.pending(profile);
     let known = Known { profile, installed: &installed, states: &states, pending: &pending };
-    let plan = Plan::new(known, &units);
+    let mut plan = Plan::new(known, &units);
     if plan.is_empty() {
         return Ok(());
     }
     links.set_pending(profile, &plan.then).map_err(failed("note what is to be done"))?;
-    for unit in &plan.stop {
-        say(&format!("stop {unit}"));
-    }
-    // What does not end well is ended all the same, and tells of itself when it is started.
-    if let Err(error) = manager.run(Verb::Stop, plan.stop.iter().map(String::as_str)).await {
-        say(&shared::problem::chain(&error));
-    }
+    stop(&manager, &plan, say).await;
     for name in &plan.link {
         if let Some(unit) = units.units.get(name) {
             links.set(name, &unit.file).map_err(failed(&format!("link {name}")))?;
@@ -94,12 +88,27 @@ pub(crate) async fn apply(request: &Request, say: &dyn Fn(&str)) -> Result<(), A
     }
     if !plan.link.is_empty() || !plan.unlink.is_empty() {
         manager.reload().await?;
+        let late = Plan::late(known, &units, &states_of(&manager, profile).await?);
+        stop(&manager, &late, say).await;
+        plan.then.add(late.then);
+        links.set_pending(profile, &plan.then).map_err(failed("note what is to be done"))?;
     }
     for name in &plan.unlink {
         manager.reset_failed(name.as_str()).await;
     }
     carry_out(&manager, &plan, request, say).await?;
     links.set_pending(profile, &Pending::default()).map_err(failed("note that all is done"))
+}
+
+/// Stops what is to be stopped.
+async fn stop(manager: &Manager, plan: &Plan, say: &dyn Fn(&str)) {
+    for unit in &plan.stop {
+        say(&format!("stop {unit}"));
+    }
+    // What does not end well is ended all the same, and tells of itself when it is started.
+    if let Err(error) = manager.run(Verb::Stop, plan.stop.iter().map(String::as_str)).await {
+        say(&shared::problem::chain(&error));
+    }
 }
 
 /// Reloads, restarts and starts.
@@ -134,7 +143,7 @@ async fn carry_out(
             started.extend(units);
         }
     }
-    let states = states(manager, &request.profile).await?;
+    let states = states_of(manager, &request.profile).await?;
     for unit in started {
         // What has ended well by now is inactive; what waits to be restarted is failing.
         if let Some(state) = states.get(&unit)
@@ -147,7 +156,7 @@ async fn carry_out(
 }
 
 /// Asks for the states of all units of the profile that are loaded.
-async fn states(
+async fn states_of(
     manager: &Manager,
     profile: &ProfileName,
 ) -> Result<BTreeMap<String, String>, ManagerError> {

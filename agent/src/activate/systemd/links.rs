@@ -35,6 +35,17 @@ pub(crate) struct Pending {
     pub(crate) reload: BTreeSet<String>,
 }
 
+impl Pending {
+    /// Adds more that is to be done; each unit once, by what does most.
+    pub(crate) fn add(&mut self, more: Self) {
+        self.start.extend(more.start);
+        self.restart.extend(more.restart);
+        self.reload.extend(more.reload);
+        self.restart.retain(|unit| !self.start.contains(unit));
+        self.reload.retain(|unit| !self.start.contains(unit) && !self.restart.contains(unit));
+    }
+}
+
 /// The folder in which one manager looks for units.
 #[derive(Debug, Clone)]
 pub(crate) struct Links {

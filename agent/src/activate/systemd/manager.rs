@@ -93,7 +93,17 @@ trait UnitOfService {
     default_path = "/org/freedesktop/login1"
 )]
 trait Login {
+    async fn get_user(&self, uid: u32) -> zbus::Result<OwnedObjectPath>;
     async fn set_user_linger(&self, uid: u32, enable: bool, interactive: bool) -> zbus::Result<()>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.login1.User",
+    default_service = "org.freedesktop.login1"
+)]
+trait LoginUser {
+    #[zbus(property)]
+    fn linger(&self) -> zbus::Result<bool>;
 }
 
 /// What is done to units.
@@ -377,6 +387,22 @@ impl Manager {
             MessageStream::for_match_rule(rule, &self.connection, Some(QUEUE)).await
         };
         heard.await.map_err(ManagerError::refused("tell of its jobs"))
+    }
+
+    /// Returns whether the manager of a user runs as long as the host does.
+    pub(crate) async fn lingers(&self, uid: u32) -> Result<bool, ManagerError> {
+        let who = "systemd-logind on the system bus";
+        let asked = async {
+            let login = LoginProxy::new(&self.connection).await?;
+            let user = login.get_user(uid).await?;
+            let user = LoginUserProxy::builder(&self.connection).path(user);
+            user.cache_properties(CacheProperties::No).build().await?.linger().await
+        };
+        match asked.await {
+            // Who lingers is known from the boot on.
+            Err(error) if is_error(&error, "NoSuchUser") => Ok(false),
+            asked => asked.map_err(|source| ManagerError::Connect { who, source }),
+        }
     }
 
     /// Lets the manager of a user run as long as the host does, or not any more.

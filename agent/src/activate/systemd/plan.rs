@@ -61,6 +61,22 @@ impl Plan {
         plan
     }
 
+    /// Plans what becomes of units that somebody else started after `known` was told, while links were
+    /// made: they may run by what was installed before. `states` is how they are by now.
+    pub(crate) fn late(known: Known<'_>, new: &Units, states: &BTreeMap<String, String>) -> Self {
+        let mut plan = Self::default();
+        for (name, state) in states {
+            let was_up = known.states.get(name).is_some_and(|before| is_up(before));
+            if is_up(state)
+                && !was_up
+                && let Ok(name) = UnitName::parse(name, known.profile)
+            {
+                plan.change(Known { states, ..known }, new, &name);
+            }
+        }
+        plan
+    }
+
     /// Plans what becomes of a unit that is active.
     fn change(&mut self, known: Known<'_>, new: &Units, name: &UnitName) {
         let Some((fragment, linked)) = known.installed_as(name) else { return };
@@ -124,13 +140,9 @@ impl Plan {
         let still = |unit: &&String| {
             UnitName::parse(unit, known.profile).is_ok_and(|name| new.get(&name).is_some())
         };
+        let kept = |units: &BTreeSet<String>| units.iter().filter(still).cloned().collect();
         let Pending { start, restart, reload } = known.pending;
-        self.then.start.extend(start.iter().filter(still).cloned());
-        self.then.restart.extend(restart.iter().filter(still).cloned());
-        self.then.reload.extend(reload.iter().filter(still).cloned());
-        let Pending { start, restart, reload } = &mut self.then;
-        restart.retain(|unit| !start.contains(unit));
-        reload.retain(|unit| !start.contains(unit) && !restart.contains(unit));
+        self.then.add(Pending { start: kept(start), restart: kept(restart), reload: kept(reload) });
     }
 
     /// Returns whether nothing is to be done.
@@ -274,6 +286,30 @@ mod tests {
     #[test]
     fn what_was_not_active_is_not_restarted() {
         assert_eq!(plan(&[("web_x.service", "a")], &[], &[("web_x.service", "b")]), "");
+    }
+
+    #[test]
+    fn what_a_timer_starts_meanwhile_is_started_again_by_its_new_definition_or_stopped() {
+        let installed = units(&[("web_x.service", "a"), ("web_y.service", "b")]).units;
+        let linked = |(name, unit): (UnitName, Unit)| {
+            (name, Linked { target: unit.file, content: Some(unit.content) })
+        };
+        let installed = installed.into_iter().map(linked).collect();
+        let states = |state: &str| {
+            ["web_x.service", "web_y.service"]
+                .map(|unit| (unit.to_owned(), state.to_owned()))
+                .into()
+        };
+        let (down, up) = (states("inactive"), states("active"));
+        let late = |before, now| {
+            let pending = &Pending::default();
+            let known =
+                Known { profile: &profile(), installed: &installed, states: before, pending };
+            tell(&Plan::late(known, &units(&[("web_x.service", "c")]), now))
+        };
+        assert_eq!(late(&down, &up), "stop web_x.service web_y.service; start web_x.service");
+        assert_eq!(late(&up, &up), "", "the plan had them");
+        assert_eq!(late(&down, &down), "");
     }
 
     #[test]
