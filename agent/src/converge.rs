@@ -166,8 +166,11 @@ impl Converger {
         loop {
             profile = self.attend(profile, &stop.process).await?;
             let Some(wanted) = fetch_due(&profile) else { return Ok(profile) };
-            let event = self.fetch(&profile, &wanted, order, closures, &stop.order).await?;
-            let go_on = move |session: &mut Session| session.resume(event);
+            let event = self.fetch_in_window(&profile, &wanted, order, closures, stop).await?;
+            let go_on = move |session: &mut Session| match event {
+                Some(event) => session.resume(event),
+                None => session.recover(),
+            };
             profile = self.locked(name.clone(), group.clone(), go_on).await?;
         }
     }

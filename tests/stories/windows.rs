@@ -1,10 +1,10 @@
 //! Windows hold back what hosts do, and say until when: the real programs, by their own clocks.
 
-use std::process::Command;
+use std::{process::Command, sync::mpsc};
 
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde_json::Value;
-use tests::{Builder, Host, Ran, Realm, Signer, run, tool};
+use tests::{Builder, Host, Ran, Realm, Server, Signer, run, tool};
 
 struct Story {
     builder: Builder,
@@ -15,9 +15,13 @@ struct Story {
 impl Story {
     fn new() -> Self {
         let builder = Builder::new();
-        let realm = Realm::new();
         let cache = builder.cache_url();
-        let create = ["group", "create", "eu", "--cache", &cache, "--profile", "web:none"];
+        Self::with_cache(builder, &cache)
+    }
+
+    fn with_cache(builder: Builder, cache: &str) -> Self {
+        let realm = Realm::new();
+        let create = ["group", "create", "eu", "--cache", cache, "--profile", "web:none"];
         realm.operator().sign(&create).ok();
         let key = realm.signer("web").key("web");
         realm.operator().sign(&["team", "add", "web", "--key", &key, "--may", "eu/web"]).ok();
@@ -40,9 +44,15 @@ impl Story {
 
     /// Runs the agent with its clock this far ahead.
     fn later(&self, hours: i64, arguments: &[&str]) -> Ran {
+        self.by_clock(&format!("+{hours}h"), arguments)
+    }
+
+    /// Runs the agent by a clock that libfaketime describes so; how long it waits is not faked.
+    fn by_clock(&self, clock: &str, arguments: &[&str]) -> Ran {
         let agent = self.host.agent();
         let mut faked = tool("faketime");
-        faked.args(["-f", &format!("+{hours}h")]).arg(agent.get_program()).args(agent.get_args());
+        faked.args(["-f", clock]).arg(agent.get_program()).args(agent.get_args());
+        faked.env("DONT_FAKE_MONOTONIC", "1");
         environment(&mut faked, &agent);
         run(faked.args(arguments))
     }
@@ -140,6 +150,36 @@ fn outside_its_window_nothing_is_fetched_and_a_person_outranks_every_window() {
     assert_eq!(host.current("web"), Some(third));
     let told = story.later(3, &["status", "--oneline"]).ok();
     assert!(told.contains("converged"), "by its own clock the pin has ended: {told}");
+}
+
+#[test]
+fn a_fetch_that_is_under_way_ends_with_its_window_and_goes_on_in_the_next() {
+    let builder = Builder::new();
+    let cache = Server::new(&builder.cache());
+    let story = Story::with_cache(builder, &cache.url());
+    let host = &story.host;
+    let second = story.publish("1", &[]);
+    // It sends nothing of a NAR for as long as the story holds this end.
+    let (release, held) = mpsc::channel::<()>();
+    cache.hook(move |request| {
+        if request.path().starts_with("/nar/") {
+            let _ended = held.recv();
+        }
+        None
+    });
+    let (window, _) = opens_in(0, "UTC");
+    host.configure(&window_config("fetch", &window));
+    // So that it does not grow stale meanwhile.
+    host.configure("[registry]\npoll = 3600\n");
+    // Ten minutes go by in each second, so that the hour of the window soon has.
+    let told = story.by_clock("+0 x600", &["once"]).fails(1);
+    assert!(told.contains("no window is open to fetch until"), "{told}");
+    assert_eq!(host.state("web"), "waiting window_closed");
+    assert_eq!(host.nix().valid_paths().len(), 0);
+    assert_eq!(host.current("web"), None);
+    drop(release);
+    story.later(24, &["once"]).ok();
+    assert_eq!(host.current("web"), Some(second));
 }
 
 #[test]

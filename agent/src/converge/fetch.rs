@@ -7,15 +7,17 @@ use shared::closure::ClosureIndex;
 use shared::hints::Hints;
 use shared::id::Digest;
 use shared::problem::chain;
+use shared::window::Opening;
 use store::disk;
 use store::local::LocalStore;
 use store::substitute::{self, Cause, Limits, Observer, Share, Shares, Sources, SubstituteError};
 use tokio_util::sync::CancellationToken;
 
-use super::{ConvergeError, Converger, Order};
+use super::{ConvergeError, Converger, LOOK_AGAIN, Order, Stop, now};
 use crate::crash;
 use crate::gc::{line, make_room};
 use crate::state::{Code, Event, Profile, Reason, Wanted};
+use crate::windows;
 
 /// Where closure indexes come from.
 pub(crate) trait Closures: Send + Sync {
@@ -29,6 +31,29 @@ pub(crate) trait Closures: Send + Sync {
 }
 
 impl Converger {
+    /// Fetches what is wanted for as long as the windows let it; says nothing if one closed before
+    /// the end. What is valid by then stays, and the next window goes on from there.
+    pub(super) async fn fetch_in_window(
+        &self,
+        profile: &Profile,
+        wanted: &Wanted,
+        order: &Order,
+        closures: &impl Closures,
+        stop: &Stop,
+    ) -> Result<Option<Event>, ConvergeError> {
+        let closed = stop.order.child_token();
+        let fetch = self.fetch(profile, wanted, order, closures, &closed);
+        tokio::pin!(fetch);
+        // Cancel safe: the fetch goes on below.
+        tokio::select! {
+            event = &mut fetch => return event.map(Some),
+            () = window_closes(profile) => {}
+        }
+        closed.cancel();
+        // It tidies up behind itself, and may just have come to its end.
+        Ok(fetch.await.ok())
+    }
+
     /// Fetches what is wanted, and says how that ended; an error if it was stopped.
     pub(super) async fn fetch(
         &self,
@@ -129,6 +154,13 @@ impl Converger {
         }
         let again = substitute::run(store, closures, sources, &last, observer).await;
         again.map(drop).map_err(|error| refuse(&error))
+    }
+}
+
+/// Waits until no window to fetch is open any more.
+async fn window_closes(profile: &Profile) {
+    while windows::look(&profile.windows, now()).fetch == Opening::Open {
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
