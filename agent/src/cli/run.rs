@@ -21,25 +21,41 @@ pub(crate) async fn run(_args: RunArgs, context: &Context) -> Result<(), Problem
     let mut settings = config::load(context)?.settings;
     let process = stop::on_signal_of_daemon()?;
     let mut hangups = stop::hangups()?;
+    // What to go back to if those settings turn out to be of no use.
+    let mut before = None;
     loop {
         let this = process.child_token();
-        let next = {
+        let ended = {
             let running = daemon::run(&settings, &this, &process);
             tokio::pin!(running);
             // Cancel safe: a signal that is not taken stays, and the daemon goes on below.
-            let next = tokio::select! {
-                ended = &mut running => return ended,
-                next = next_settings(&mut hangups, &settings, context) => next,
-            };
-            this.cancel();
-            running.await?;
-            next
+            tokio::select! {
+                ended = &mut running => Err(ended),
+                next = next_settings(&mut hangups, &settings, context) => {
+                    this.cancel();
+                    Ok((running.await, next))
+                }
+            }
         };
-        if process.is_cancelled() {
-            return Ok(());
+        match ended {
+            _ if process.is_cancelled() => return Ok(()),
+            Ok((Ok(()), next)) => before = Some(std::mem::replace(&mut settings, next)),
+            Ok((Err(problem), _)) | Err(Err(problem)) => {
+                // They did not even begin to work; a daemon that has begun ends only if told to.
+                settings = before.take().ok_or_else(|| problem.clone())?;
+                refuse(&problem);
+            }
+            Err(Ok(())) => return Ok(()),
         }
-        settings = next;
     }
+}
+
+/// Tells that other settings are of no use, and that those of before hold.
+fn refuse(problem: &Problem) {
+    tracing::error!(
+        "the configuration cannot be used, and that of before holds: {}",
+        line(problem)
+    );
 }
 
 /// Waits for a signal after which there are other settings that can be used.
@@ -51,14 +67,11 @@ async fn next_settings(hangups: &mut Signal, current: &Settings, context: &Conte
         let next = config::load(context).map(|config| config.settings);
         match next.and_then(|next| replaceable(current, next)) {
             Ok(next) => {
-                tracing::info!("the configuration was read again, and holds from now on");
+                tracing::info!("the configuration was read again");
                 return next;
             }
             Err(problem) => {
-                tracing::error!(
-                    "the configuration cannot be used, and that of before holds: {}",
-                    line(&problem)
-                );
+                refuse(&problem);
                 service::kept_configuration();
             }
         }

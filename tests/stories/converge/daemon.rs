@@ -95,6 +95,12 @@ fn a_daemon_takes_a_changed_configuration_on_sighup_and_keeps_the_old_one_if_it_
     std::fs::write(&drop_in, "state_dir = \"/elsewhere\"\n").unwrap();
     hang_up(&daemon);
     daemon.says("`state_dir` cannot change while the agent runs");
+    // What only shows when it is used.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let metrics = format!("[daemon]\nmetrics = \"{}\"\n", taken.local_addr().unwrap());
+    std::fs::write(&drop_in, metrics).unwrap();
+    hang_up(&daemon);
+    daemon.says("(os error 98): `daemon.metrics` is");
     // It would lead commands elsewhere as well.
     std::fs::remove_file(&drop_in).unwrap();
     publish(&web, &builder, "web", &format!("{ACTIVATE}; true"));
