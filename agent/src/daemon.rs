@@ -76,7 +76,8 @@ pub(crate) async fn run(
             Err(error) => {
                 // The profiles' own tasks go on; perhaps somebody mends the disk meanwhile.
                 tracing::error!(error = %chain(&error), "cannot go round");
-                service.round_ended(None, failures, settings.registry.poll);
+                let record = rounds.client().record();
+                service.round_ended(None, record, failures, settings.registry.poll);
                 rest(settings.registry.poll, cancel).await;
                 continue;
             }
@@ -84,7 +85,7 @@ pub(crate) async fn run(
         failures = if round.trouble.is_some() { failures + 1 } else { 0 };
         facts.send_replace(rounds.client().record().facts);
         let pause = pause(&settings.registry, round.news, failures, started.elapsed());
-        service.round_ended(Some(&round), failures, pause);
+        service.round_ended(Some(&round), rounds.client().record(), failures, pause);
         for order in round.orders {
             follow(&mut followers, order, &rounds, &changed, (&watcher, cancel));
         }

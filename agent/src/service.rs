@@ -46,6 +46,8 @@ struct Shown {
     metrics: Metrics,
     since: Timestamp,
     next_poll: std::sync::Mutex<Option<Timestamp>>,
+    /// What is known of the polls, also if it cannot be written down.
+    record: std::sync::Mutex<PollRecord>,
 }
 
 impl Service {
@@ -65,6 +67,7 @@ impl Service {
             metrics: Metrics::new(),
             since: Timestamp::now(),
             next_poll: std::sync::Mutex::default(),
+            record: std::sync::Mutex::default(),
         });
         let mut tasks = Vec::new();
         match socket::listen(&settings.daemon.socket) {
@@ -121,8 +124,15 @@ impl Service {
     }
 
     /// A round has ended; `pause` is how long the next one waits.
-    pub(crate) fn round_ended(&mut self, round: Option<&Round>, failures: u32, pause: Duration) {
+    pub(crate) fn round_ended(
+        &mut self,
+        round: Option<&Round>,
+        record: &PollRecord,
+        failures: u32,
+        pause: Duration,
+    ) {
         self.pulse.idle();
+        self.shown.record().clone_from(record);
         let next = Timestamp::now().checked_add(pause).ok();
         *self.shown.next_poll() = next;
         let Some(round) = round else { return };
@@ -247,6 +257,7 @@ impl Shown {
     fn status(&self) -> Result<Status, String> {
         let profiles = self.converger.profiles().map_err(|error| chain(&error))?;
         let record = PollRecord::load(&self.settings.state_dir).map_err(|error| chain(&error))?;
+        let record = record.or_newer(&self.record());
         let mut status = Status::new(&self.settings, &profiles, &record, Timestamp::now());
         status.daemon = Some(DaemonStatus {
             pid: std::process::id(),
@@ -255,6 +266,10 @@ impl Shown {
             next_poll: self.next_poll().map(Into::into),
         });
         Ok(status)
+    }
+
+    fn record(&self) -> std::sync::MutexGuard<'_, PollRecord> {
+        self.record.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn next_poll(&self) -> std::sync::MutexGuard<'_, Option<Timestamp>> {

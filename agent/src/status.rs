@@ -193,14 +193,15 @@ impl ProfileStatus {
     }
 }
 
-/// Says why nothing fresh is known, if that is so: no source was good, or nobody asked for long.
+/// Says why nothing fresh is known, if that is so: no source was good, what they had could not be
+/// kept, or nobody asked for long.
 pub(crate) fn staleness(
     settings: &Settings,
     record: &PollRecord,
     now: Timestamp,
 ) -> Option<Reason> {
     if let Some(trouble) = &record.trouble
-        && trouble.code == Code::NoFreshSource
+        && matches!(trouble.code, Code::NoFreshSource | Code::StateFailed | Code::DiskFull)
     {
         return Some(trouble.clone());
     }
@@ -281,7 +282,8 @@ mod tests {
         check(&record(1000, None), 1000 + 210, None);
         check(&record(1000, None), 1000 + 211, Some("no registry was asked for 3m 31s"));
         check(&record(1000, Some(Code::NoFreshSource)), 1001, Some("cannot reach `http://x`"));
-        // What is untrusted has a word of its own.
+        check(&record(1000, Some(Code::DiskFull)), 1001, Some("cannot reach `http://x`"));
+        // What is untrusted freezes each profile, which says so.
         check(&record(1000, Some(Code::Untrusted)), 1001, None);
     }
 

@@ -76,6 +76,11 @@ impl PollRecord {
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
     }
 
+    /// Returns the record of whoever asked last: on a full disk, none can be written.
+    pub(crate) fn or_newer(self, other: &Self) -> Self {
+        if other.asked_at > self.asked_at { other.clone() } else { self }
+    }
+
     /// Writes the record.
     pub(super) fn save(&self, state_dir: &Path) -> Result<(), files::FileError> {
         let bytes = serde_json::to_vec(self).unwrap_or_default();

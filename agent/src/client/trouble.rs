@@ -2,6 +2,7 @@
 
 use shared::problem::{Kind, Problem, chain};
 use shared::trust::{self, Verdict};
+use store::disk;
 
 use super::SourceError;
 use crate::files::FileError;
@@ -42,6 +43,7 @@ impl Trouble {
             },
             Self::PinnedRoot { .. } => Code::Untrusted,
             Self::Source(_) | Self::NoSource => Code::NoFreshSource,
+            Self::Store(_) | Self::File(_) if disk::is_full(self) => Code::DiskFull,
             Self::Store(_) | Self::File(_) => Code::StateFailed,
         }
     }
