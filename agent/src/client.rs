@@ -8,6 +8,7 @@ mod closure;
 mod documents;
 mod record;
 mod refresh;
+mod shard;
 mod source;
 mod trouble;
 

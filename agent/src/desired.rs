@@ -21,6 +21,7 @@ pub(crate) const SUPPORTED: &[Feature] = &[
     Feature::Health,
     Feature::HealthUnit,
     Feature::Retire,
+    Feature::Shards,
     Feature::Windows,
 ];
 

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use shared::id::{Digest, RealmName, TargetPath};
+use shared::shard;
 use shared::trust::{Stored, StoredError, StoredTarget};
 
 use crate::config::RootOfTrust;
@@ -103,6 +104,20 @@ impl TrustStore {
         self.commit(&self.target_file(path), before, &new.to_bytes(), StoredTarget::parse)
     }
 
+    /// Reads this host's shard of a manifest, if one is kept; it may be of another version.
+    pub(crate) fn shard(&self, path: &TargetPath) -> Result<Option<Vec<u8>>, TrustStoreError> {
+        Ok(files::read(&self.shard_file(path), shard::MAX_LEN as u64)?)
+    }
+
+    /// Keeps this host's shard of a manifest, in the place of the one before.
+    pub(crate) fn keep_shard(
+        &self,
+        path: &TargetPath,
+        bytes: &[u8],
+    ) -> Result<(), TrustStoreError> {
+        Ok(files::replace(&self.shard_file(path), bytes)?)
+    }
+
     /// Writes only what changed, so that a poll with nothing new writes nothing.
     fn commit<T: Default + PartialEq>(
         &self,
@@ -126,6 +141,10 @@ impl TrustStore {
 
     fn target_file(&self, path: &TargetPath) -> PathBuf {
         self.folder.join("targets").join(format!("{path}.json"))
+    }
+
+    fn shard_file(&self, path: &TargetPath) -> PathBuf {
+        self.folder.join("targets").join(format!("{path}.shard"))
     }
 }
 

@@ -20,7 +20,7 @@ use store::{
 
 use crate::{
     output::Output,
-    preflight::{self, Flaw, Sources, Survey},
+    preflight::{self, Accepted, Flaw, Sources, Survey},
 };
 
 /// How many flawed paths a problem names; the others are counted.
@@ -74,8 +74,8 @@ impl StoreArgs {
         })
     }
 
-    /// Returns the closure of `path` in the local store; empty when it is not valid there.
-    fn local(&self, path: &StorePath) -> Result<BTreeMap<StorePath, PathInfo>, Problem> {
+    /// Returns the closure of those `roots` that are valid in the local store.
+    fn local(&self, roots: &BTreeSet<StorePath>) -> Result<BTreeMap<StorePath, PathInfo>, Problem> {
         let root = match &self.root {
             Some(root) => root.clone(),
             None if Path::new(DATABASE).exists() => PathBuf::from("/"),
@@ -83,10 +83,7 @@ impl StoreArgs {
         };
         let closure = || {
             let store = LocalStore::open_for_reading(&root)?;
-            match store.path_info(path)? {
-                Some(_) => store.closure(&BTreeSet::from([path.clone()])),
-                None => Ok(BTreeMap::new()),
-            }
+            store.closure(&store.valid(roots)?.into_keys().collect())
         };
         let found = closure();
         if let (Err(error), None) = (&found, &self.root) {
@@ -102,41 +99,58 @@ impl StoreArgs {
     }
 }
 
-/// Gathers the closure of `root`, and checks that hosts under this policy can take all of it.
+/// Gathers the closure of each root, and checks that hosts under this policy can take all of it.
 ///
 /// # Errors
 /// When a cache cannot be used, or a path cannot be taken: all such paths are told.
 pub(crate) async fn gather(
-    root: &StorePath,
+    roots: &BTreeSet<StorePath>,
     store: &StoreArgs,
     policy: &Policy,
     output: &Output,
-) -> Result<Complete, Problem> {
-    let local = store.local(root)?;
+) -> Result<BTreeMap<StorePath, Complete>, Problem> {
+    let local = store.local(roots)?;
     let urls = cache_urls(policy)?;
     let caches = open_caches(&urls).await?;
     let builders: TrustedKeys = policy.builders.iter().cloned().collect();
     let sources = Sources { caches: &caches, builders: &builders, local: &local };
     let bar = output.counter("Caches", local.len());
     let mut tick = |done: usize| bar.at(done);
-    let survey = preflight::survey(root, &sources, &mut tick).await;
+    let survey = preflight::survey(roots, &sources, &mut tick).await;
     bar.end();
     let survey = survey.map_err(|error| cache_problem(&error))?;
     if !survey.flawed.is_empty() {
-        return Err(flawed(root, &survey, &urls));
+        return Err(flawed(roots, &survey, &urls));
     }
-    complete(root, &survey, &urls)
+    let complete = |root: &StorePath| Ok((root.clone(), complete(root, &survey, &urls)?));
+    roots.iter().map(complete).collect()
+}
+
+/// Returns what is known of the paths that a root needs.
+fn needed<'a>(root: &StorePath, survey: &'a Survey) -> BTreeMap<&'a StorePath, &'a Accepted> {
+    let mut needed = BTreeMap::new();
+    let mut waiting = vec![root];
+    while let Some(path) = waiting.pop() {
+        // All are there, for nothing is flawed.
+        if let Some((path, accepted)) = survey.accepted.get_key_value(path)
+            && needed.insert(path, accepted).is_none()
+        {
+            waiting.extend(&accepted.info.references);
+        }
+    }
+    needed
 }
 
 fn complete(root: &StorePath, survey: &Survey, urls: &[String]) -> Result<Complete, Problem> {
-    let infos = survey.accepted.values().map(|accepted| &accepted.info);
+    let needed = needed(root, survey);
+    let infos = needed.values().map(|accepted| &accepted.info);
     let index = ClosureIndex::from_paths(root, infos).map_err(|error| {
         Problem::from_error(Kind::Trust, "closure", &error).leaves("nothing changed")
     })?;
     let mut hints = Hints::default();
     let mut weights = Closure::new();
     let mut coverage: Vec<(String, usize)> = urls.iter().map(|url| (url.clone(), 0)).collect();
-    for (path, accepted) in &survey.accepted {
+    for (path, accepted) in needed {
         let mut file = None;
         for offer in &accepted.offers {
             let Some((url, count)) = coverage.get_mut(offer.cache) else { continue };
@@ -200,12 +214,17 @@ fn cache_problem(error: &CacheError) -> Problem {
         .fix("hosts would meet the same cache: mend it, or take it out of the policy")
 }
 
-fn flawed(root: &StorePath, survey: &Survey, urls: &[String]) -> Problem {
+fn flawed(roots: &BTreeSet<StorePath>, survey: &Survey, urls: &[String]) -> Problem {
     let (flawed, all) = (survey.flawed.len(), survey.flawed.len() + survey.accepted.len());
     let missing = survey.flawed.values().all(|flaw| *flaw == Flaw::Missing);
     let (kind, code) =
         if missing { (Kind::Negative, "missing_paths") } else { (Kind::Trust, "unvouched_paths") };
-    let what = format!("hosts could not take {flawed} of {all} paths in the closure of `{root}`");
+    let of = match roots.first() {
+        Some(root) if roots.len() == 1 => format!("in the closure of `{root}`"),
+        Some(_) | None => format!("in the closures of {} roots", roots.len()),
+    };
+    let what = format!("hosts could not take {flawed} of {all} paths {of}");
+    let named: Vec<String> = roots.iter().take(NAMED).map(ToString::to_string).collect();
     let mut problem = Problem::new(kind, code, what);
     let cache = |at: usize| urls.get(at).map_or("a cache", String::as_str);
     for (path, flaw) in survey.flawed.iter().take(NAMED) {
@@ -223,7 +242,7 @@ fn flawed(root: &StorePath, survey: &Survey, urls: &[String]) -> Problem {
     problem
         .leaves("nothing changed")
         .fix("put them into a cache of the policy, signed by a builder of the policy")
-        .next(format!("registry cache push --to file://DIR --key-file FILE {root}"))
+        .next(format!("registry cache push --to file://DIR --key-file FILE {}", named.join(" ")))
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! The next manifest, drafted from the current one and what its publisher asks for. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shared::{
-    id::{GroupName, ProfileName, RealmName, System, TargetPath},
+    closure::ClosureIndex,
+    id::{GroupName, HostName, ProfileName, RealmName, System, TargetPath},
     manifest::{self, Activation, ActivationKind, Entry, Manifest, Retire, Selector},
     policy::{Policy, ProfileRule, Take},
     problem::{Kind, Problem},
+    shard,
     version::{SoftwareVersion, VersionNumber},
     window::Windows,
 };
@@ -32,10 +34,19 @@ pub(crate) struct Wish {
 /// What becomes of the profile.
 #[derive(Debug, Clone)]
 pub(crate) enum Content {
-    /// Hosts of this system run this root; entries of other systems stay.
-    Run(Entry),
+    /// Hosts run what these entries say; other entries stay.
+    Run(Change),
     /// The service ends.
     Retire(Retire),
+}
+
+/// What becomes of the entries.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Change {
+    /// Entries that take the place of those for the same hosts, or are new.
+    pub(crate) set: Vec<Entry>,
+    /// Entries that go.
+    pub(crate) dropped: Vec<Selector>,
 }
 
 /// Where the manifest belongs, and what came before it.
@@ -48,11 +59,19 @@ pub(crate) struct Place<'a> {
     pub(crate) current: Option<&'a Manifest>,
 }
 
+/// A manifest that can be signed.
+#[derive(Debug, Clone)]
+pub(crate) struct Drafted {
+    pub(crate) manifest: Manifest,
+    /// The files of its shards, if it has any.
+    pub(crate) shards: Vec<Vec<u8>>,
+}
+
 /// Drafts the next version, and checks that hosts of the group would take it.
 ///
 /// # Errors
 /// When the policy does not allow it, or it contradicts itself.
-pub(crate) fn draft(place: &Place<'_>, content: Content, wish: Wish) -> Result<Manifest, Problem> {
+pub(crate) fn draft(place: &Place<'_>, content: Content, wish: Wish) -> Result<Drafted, Problem> {
     let rule = rule(place)?;
     let current = place.current;
     let version = match current {
@@ -65,7 +84,7 @@ pub(crate) fn draft(place: &Place<'_>, content: Content, wish: Wish) -> Result<M
         None => VersionNumber::FIRST,
     };
     let (entries, retire) = match content {
-        Content::Run(entry) => (entries(current, entry), None),
+        Content::Run(change) => (entries(current, change), None),
         Content::Retire(retire) => (Vec::new(), Some(retire)),
     };
     let drafted = Manifest {
@@ -95,16 +114,22 @@ pub(crate) fn draft(place: &Place<'_>, content: Content, wish: Wish) -> Result<M
             .apply(&current.map_or_else(Windows::default, |it| it.windows.clone())),
         retire,
     };
-    drafted.to_bytes().map_err(|error| {
+    let (manifest, shards) = shard::fit(drafted).map_err(|error| {
         Problem::from_error(Kind::Usage, "manifest", &error).leaves("nothing changed")
     })?;
-    Ok(drafted)
+    Ok(Drafted { manifest, shards })
 }
 
-/// Returns the entry for every host of one system.
-pub(crate) fn entry(system: System, index: &shared::closure::ClosureIndex) -> Entry {
+/// Selects every host of one system, or one of them.
+pub(crate) fn selector(system: &System, host: Option<&HostName>) -> Selector {
+    let hosts = host.into_iter().cloned().collect();
+    Selector { system: system.clone(), hosts, labels: BTreeMap::new() }
+}
+
+/// Returns the entry of a closure for these hosts.
+pub(crate) fn entry(selector: Selector, index: &ClosureIndex) -> Entry {
     Entry {
-        selector: Selector { system, hosts: Vec::new(), labels: BTreeMap::new() },
+        selector,
         path: index.root().clone(),
         closure: index.digest(),
         paths: index.len() as u64,
@@ -162,13 +187,25 @@ fn activation(
         .fix("choose an allowed one with --activation, or ask the owners of the group"))
 }
 
-/// Puts the new entry in the place of the one for the same hosts, or at the end.
-fn entries(current: Option<&Manifest>, entry: Entry) -> Vec<Entry> {
+/// Puts each new entry in the place of the one for the same hosts; what is new and for one host comes
+/// before what is for many, because the first match wins.
+fn entries(current: Option<&Manifest>, change: Change) -> Vec<Entry> {
     let mut entries = current.map(|current| current.entries.clone()).unwrap_or_default();
-    match entries.iter_mut().find(|old| old.selector == entry.selector) {
-        Some(old) => *old = entry,
-        None => entries.push(entry),
+    let dropped: BTreeSet<Selector> = change.dropped.into_iter().collect();
+    entries.retain(|entry| !dropped.contains(&entry.selector));
+    let mut set: BTreeMap<Selector, Entry> =
+        change.set.into_iter().map(|entry| (entry.selector.clone(), entry)).collect();
+    for old in &mut entries {
+        if let Some(entry) = set.remove(&old.selector) {
+            *old = entry;
+        }
     }
+    let (many, one): (Vec<_>, Vec<_>) =
+        set.into_values().partition(|entry| entry.selector.hosts.is_empty());
+    let first = entries.iter().position(|entry| entry.selector.hosts.is_empty());
+    let first = first.unwrap_or(entries.len());
+    entries.splice(first..first, one);
+    entries.extend(many);
     entries
 }
 
@@ -225,23 +262,52 @@ mod tests {
             current,
         };
         draft(&place, content, Wish { activation, ..Wish::default() })
+            .map(|drafted| drafted.manifest)
+    }
+
+    fn content(set: Entry) -> Content {
+        Content::Run(Change { set: vec![set], dropped: Vec::new() })
     }
 
     #[test]
     fn the_next_version_keeps_what_is_not_asked_to_change() {
         let policy = exec_and_none();
-        let x86 = Content::Run(entry("x86_64-linux", '1'));
+        let x86 = content(entry("x86_64-linux", '1'));
         let first = run(&policy, "web", None, x86, Some(ActivationKind::Exec)).unwrap();
         assert_eq!((first.version.get(), first.epoch), (1, 3));
-        let arm = Content::Run(entry("aarch64-linux", '2'));
+        let arm = content(entry("aarch64-linux", '2'));
         let second = run(&policy, "web", Some(&first), arm, None).unwrap();
         assert_eq!(second.version.get(), 2);
         assert_eq!(second.activation, first.activation);
         assert_eq!(second.entries.len(), 2);
-        let x86 = Content::Run(entry("x86_64-linux", '3'));
+        let x86 = content(entry("x86_64-linux", '3'));
         let third = run(&policy, "web", Some(&second), x86, None).unwrap();
         assert_eq!(third.entries[0].path, entry("x86_64-linux", '3').path);
         assert_eq!(third.entries.len(), 2);
+    }
+
+    #[test]
+    fn an_entry_for_one_host_comes_before_those_for_many_and_can_be_dropped() {
+        let policy = exec_and_none();
+        let all = content(entry("x86_64-linux", '1'));
+        let first = run(&policy, "web", None, all, Some(ActivationKind::Exec)).unwrap();
+        let own = |host: &str, letter| {
+            let mut own = entry("x86_64-linux", letter);
+            own.selector.hosts = vec![host.parse().unwrap()];
+            own
+        };
+        let change = Change { set: vec![own("b", '2'), own("a", '3')], dropped: Vec::new() };
+        let second = run(&policy, "web", Some(&first), Content::Run(change), None).unwrap();
+        let names = |manifest: &Manifest| -> Vec<String> {
+            let entries = manifest.entries.iter();
+            entries
+                .map(|it| it.selector.hosts.first().map_or("*".into(), ToString::to_string))
+                .collect()
+        };
+        assert_eq!(names(&second), ["a", "b", "*"]);
+        let change = Change { set: vec![own("c", '2')], dropped: vec![own("a", '3').selector] };
+        let third = run(&policy, "web", Some(&second), Content::Run(change), None).unwrap();
+        assert_eq!(names(&third), ["b", "c", "*"]);
     }
 
     #[test]
@@ -255,8 +321,8 @@ mod tests {
     #[test]
     fn what_hosts_would_refuse_is_refused_here() {
         let policy = exec_and_none();
-        let content = || Content::Run(entry("x86_64-linux", '1'));
-        let told = |profile, kind| run(&policy, profile, None, content(), kind).unwrap_err().code;
+        let web = || content(entry("x86_64-linux", '1'));
+        let told = |profile, kind| run(&policy, profile, None, web(), kind).unwrap_err().code;
         assert_eq!(told("shop", None), "not_taken");
         assert_eq!(told("old", None), "stopped");
         assert_eq!(told("web", None), "activation");

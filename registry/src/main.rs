@@ -24,6 +24,7 @@ mod db;
 mod draft;
 mod files;
 mod health_edit;
+mod host_roots;
 mod keys;
 mod output;
 mod policy_edit;

@@ -42,7 +42,7 @@ pub(crate) enum Flaw {
     OtherBytes { cache: usize },
 }
 
-/// What is known of a whole closure.
+/// What is known of whole closures.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
     pub(crate) accepted: BTreeMap<StorePath, Accepted>,
@@ -93,18 +93,18 @@ pub(crate) fn judge(
     chosen.ok_or(flaw)
 }
 
-/// Walks the closure of `root`, asking all caches for each path.
+/// Walks the closures of `roots`, asking all caches for each path, once.
 ///
 /// # Errors
 /// When a cache cannot be reached or makes no sense; that a path is missing is no error.
 pub(crate) async fn survey(
-    root: &StorePath,
+    roots: &BTreeSet<StorePath>,
     sources: &Sources<'_>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Survey, CacheError> {
     let mut survey = Survey::default();
-    let mut seen = BTreeSet::from([root.clone()]);
-    let mut frontier = vec![root.clone()];
+    let mut seen = roots.clone();
+    let mut frontier: Vec<StorePath> = roots.iter().cloned().collect();
     while !frontier.is_empty() {
         let mut asked = stream::iter(frontier.drain(..).map(|path| async move {
             let offers = offers(&path, sources.caches).await?;

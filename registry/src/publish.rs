@@ -1,18 +1,20 @@
 //! Publishing a manifest: everything between the command line and the registry's receipt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use shared::{
     api::PublishReceipt,
     closure::{self, ClosureIndex},
     diff::{self, Closure, Diff, Weight},
     human,
-    id::{GroupName, ProfileName, System, TargetPath},
+    id::{Digest, GroupName, ProfileName, System, TargetPath},
     manifest::{self, Manifest, Retire},
     nix::StorePath,
     policy::Policy,
     problem::{Kind, Problem},
+    shard,
     trust::{
         SigningKey,
         writer::{Target, Targets},
@@ -25,8 +27,9 @@ use crate::{
     client::{Client, Source},
     closure::{Complete, StoreArgs},
     config::Settings,
-    draft::{self, Content, Place, Wish},
+    draft::{self, Change, Content, Place, Wish},
     health_edit,
+    host_roots::HostRoots,
     output::Output,
     roles::{self, Edit, Files},
     signer::{self, PassphraseArgs},
@@ -36,6 +39,9 @@ use crate::{
 
 /// How often a publication is made anew because someone else of the role was faster.
 const ATTEMPTS: usize = 5;
+
+/// How many shards are asked for at the same time.
+const REQUESTS: usize = 16;
 
 /// How many packages are told one by one.
 const PACKAGES: usize = 40;
@@ -57,11 +63,29 @@ pub(crate) struct Request {
 /// The content.
 #[derive(Debug)]
 pub(crate) enum What {
-    /// Hosts of this system run this root.
-    Run { root: StorePath, system: System, store: StoreArgs },
+    /// Hosts of this system run these roots.
+    Run { roots: Roots, system: System, store: StoreArgs },
     /// The service ends.
     Retire(Retire),
 }
+
+/// What hosts run.
+#[derive(Debug, Default)]
+pub(crate) struct Roots {
+    /// The root of every host that has none of its own, if it is to change.
+    pub(crate) all: Option<StorePath>,
+    /// Hosts with a root of their own.
+    pub(crate) hosts: HostRoots,
+}
+
+impl Roots {
+    fn paths(&self) -> BTreeSet<StorePath> {
+        self.all.iter().chain(self.hosts.values().flatten()).cloned().collect()
+    }
+}
+
+/// The closures of all roots.
+type Closures = BTreeMap<StorePath, Complete>;
 
 /// Who is asked, and for what.
 #[derive(Debug, Clone)]
@@ -112,16 +136,16 @@ pub(crate) async fn publish(
 ) -> Result<Published, Problem> {
     let client = Client::new(&settings.registry.value, &settings.realm.value)?;
     let ground = Ground::read(&request, settings, &client).await?;
-    let complete = match &request.what {
-        What::Run { root, store, .. } => {
-            Some(crate::closure::gather(root, store, &ground.policy, output).await?)
+    let closures = match &request.what {
+        What::Run { roots, store, .. } => {
+            crate::closure::gather(&roots.paths(), store, &ground.policy, output).await?
         }
-        What::Retire(_) => None,
+        What::Retire(_) => Closures::new(),
     };
-    let diff = difference(&ground, &request, complete.as_ref()).await?;
-    let coverage = complete.as_ref().map(|all| all.coverage.clone()).unwrap_or_default();
-    let mut plan = ground.plan(&request, complete.as_ref())?;
-    tell(&plan, &request, complete.as_ref(), diff.as_ref(), output);
+    let diff = difference(&ground, &request, &closures).await?;
+    let coverage = coverage(&closures);
+    let mut plan = ground.plan(&request, &closures)?;
+    tell(&plan, &request, &closures, diff.as_ref(), output);
     if consent.dry_run {
         return Ok(Published { manifest: plan.manifest, diff, coverage, receipt: None });
     }
@@ -159,7 +183,7 @@ pub(crate) async fn publish(
             return Err(overtaken(&request, shown.as_ref(), ground.current.as_ref()));
         }
         output.say(&format!("Role {} moved on; publishing over it.", plan.edit.role()));
-        plan = ground.plan(&request, complete.as_ref())?;
+        plan = ground.plan(&request, &closures)?;
     }
 }
 
@@ -227,7 +251,7 @@ impl Ground {
         Ok(Self { realm, policy, edit, current, keys })
     }
 
-    fn plan(mut self, request: &Request, complete: Option<&Complete>) -> Result<Plan, Problem> {
+    fn plan(mut self, request: &Request, closures: &Closures) -> Result<Plan, Problem> {
         let place = Place {
             realm: self.realm.name(),
             group: &request.group,
@@ -236,19 +260,22 @@ impl Ground {
             current: self.current.as_ref(),
         };
         let mut files = Files::default();
-        let content = match (&request.what, complete) {
-            (What::Run { system, .. }, Some(complete)) => {
-                let digest = complete.index.digest();
-                files.blobs.push(complete.index.to_bytes());
-                files.hints.push(complete.hints.to_bytes(digest));
-                Content::Run(draft::entry(system.clone(), &complete.index))
+        let known = self.current.iter().flat_map(|current| &current.entries);
+        let known: BTreeSet<Digest> = known.map(|entry| entry.closure).collect();
+        for Complete { index, hints, .. } in closures.values() {
+            // What is published is there, and a fleet's indexes are many bytes.
+            if !known.contains(&index.digest()) {
+                files.blobs.push(index.to_bytes());
             }
-            (What::Run { .. }, None) => {
-                return Err(Problem::new(Kind::Runtime, "closure", "there is no closure"));
-            }
-            (What::Retire(retire), _) => Content::Retire(*retire),
+            files.hints.push(hints.to_bytes(index.digest()));
+        }
+        let content = match &request.what {
+            What::Run { roots, system, .. } => Content::Run(change(roots, system, closures)),
+            What::Retire(retire) => Content::Retire(*retire),
         };
-        let manifest = draft::draft(&place, content, request.wish.clone())?;
+        let draft::Drafted { manifest, shards } =
+            draft::draft(&place, content, request.wish.clone())?;
+        files.blobs.extend(shards);
         let bytes = manifest.to_bytes().map_err(|error| {
             Problem::from_error(Kind::Usage, "manifest", &error).leaves("nothing changed")
         })?;
@@ -257,6 +284,21 @@ impl Ground {
         files.blobs.push(bytes);
         Ok(Plan { edit: self.edit, current: self.current, manifest, files, keys: self.keys })
     }
+}
+
+/// Returns what becomes of the entries: each host's own, and that of all others.
+fn change(roots: &Roots, system: &System, closures: &Closures) -> Change {
+    let mut change = Change::default();
+    let all = roots.all.iter().map(|root| (None, Some(root)));
+    let own = roots.hosts.iter().map(|(host, root)| (Some(host), root.as_ref()));
+    for (host, root) in all.chain(own) {
+        let selector = draft::selector(system, host);
+        match root.and_then(|root| closures.get(root)) {
+            Some(complete) => change.set.push(draft::entry(selector, &complete.index)),
+            None => change.dropped.push(selector),
+        }
+    }
+    change
 }
 
 /// Reads the policy of a group as a host would.
@@ -275,7 +317,7 @@ pub(crate) async fn policy(realm: &TrustedRealm, group: &GroupName) -> Result<Po
     })
 }
 
-/// Reads the manifest that a role lists now.
+/// Reads the manifest that a role lists now, with the entries of all its shards.
 pub(crate) async fn current(
     realm: &TrustedRealm,
     path: &TargetPath,
@@ -286,18 +328,36 @@ pub(crate) async fn current(
     };
     let name = format!("targets/{}", path.file_name(&target.sha256));
     let Some(bytes) = realm.file(&name, &target.sha256, manifest::MAX_LEN as u64).await? else {
-        let what = format!("this source is behind: it has no `{name}`");
-        return Err(Problem::new(Kind::Conflict, "source_behind", what).leaves("nothing changed"));
+        return Err(behind(&name));
     };
-    Manifest::parse(&bytes, SoftwareVersion::current()).map(Some).map_err(|error| {
-        Problem::from_error(Kind::Trust, "manifest", &error).leaves("nothing changed")
-    })
+    let refused = |error: &(dyn std::error::Error + 'static)| {
+        Problem::from_error(Kind::Trust, "manifest", error).leaves("nothing changed")
+    };
+    let mut manifest =
+        Manifest::parse(&bytes, SoftwareVersion::current()).map_err(|error| refused(&error))?;
+    if let Some(shards) = manifest.shards.take() {
+        let files = stream::iter(shards.digests.clone().into_iter().map(|digest| async move {
+            let name = format!("shards/{digest}");
+            let bytes = realm.file(&name, &digest.into(), shard::MAX_LEN as u64).await?;
+            bytes.ok_or_else(|| behind(&name))
+        }));
+        let files: Vec<Vec<u8>> = files.buffered(REQUESTS).try_collect().await?;
+        let read = files.iter().enumerate().map(|(index, bytes)| shards.read(index, bytes));
+        let joined = read.collect::<Result<_, _>>().and_then(shard::join);
+        manifest.entries = joined.map_err(|error| refused(&error))?;
+    }
+    Ok(Some(manifest))
+}
+
+fn behind(name: &str) -> Problem {
+    let what = format!("this source is behind: it has no `{name}`");
+    Problem::new(Kind::Conflict, "source_behind", what).leaves("nothing changed")
 }
 
 /// Reads a closure index that a verified manifest names.
 pub(crate) async fn index(
     realm: &TrustedRealm,
-    digest: shared::id::Digest,
+    digest: Digest,
 ) -> Result<Option<ClosureIndex>, Problem> {
     let name = format!("closures/{digest}");
     let bytes = realm.file(&name, &digest.into(), closure::MAX_LEN as u64).await?;
@@ -311,12 +371,14 @@ pub(crate) async fn index(
 async fn difference(
     ground: &Ground,
     request: &Request,
-    complete: Option<&Complete>,
+    closures: &Closures,
 ) -> Result<Option<Diff>, Problem> {
-    let (What::Run { system, .. }, Some(complete)) = (&request.what, complete) else {
+    // With many roots, a table of packages for each would tell nobody anything.
+    let What::Run { roots: Roots { all: Some(root), .. }, system, .. } = &request.what else {
         return Ok(None);
     };
-    let entry = draft::entry(system.clone(), &complete.index);
+    let Some(complete) = closures.get(root) else { return Ok(None) };
+    let entry = draft::entry(draft::selector(system, None), &complete.index);
     let entries = ground.current.iter().flat_map(|current| &current.entries);
     let before = entries.into_iter().find(|before| before.selector == entry.selector);
     let before: Closure = match before {
@@ -329,6 +391,18 @@ async fn difference(
     Ok(Some(diff::diff(&before, &complete.weights)))
 }
 
+/// Returns how many of the paths each cache has, by URL; a path of several closures counts for each.
+fn coverage(closures: &Closures) -> Vec<(String, usize)> {
+    let mut coverage: Vec<(String, usize)> = Vec::new();
+    for (url, count) in closures.values().flat_map(|complete| &complete.coverage) {
+        match coverage.iter_mut().find(|(known, _)| known == url) {
+            Some((_, all)) => *all += count,
+            None => coverage.push((url.clone(), *count)),
+        }
+    }
+    coverage
+}
+
 fn weights(index: &ClosureIndex) -> Closure {
     let weight = |entry: shared::closure::ClosureEntry<'_>| {
         (entry.path().clone(), Weight { nar: entry.nar_size(), file: None })
@@ -336,20 +410,31 @@ fn weights(index: &ClosureIndex) -> Closure {
     index.entries().map(weight).collect::<BTreeMap<_, _>>()
 }
 
-fn tell(
-    plan: &Plan,
-    request: &Request,
-    complete: Option<&Complete>,
-    diff: Option<&Diff>,
-    output: &Output,
-) {
-    if let Some(complete) = complete {
-        let (paths, size) = (complete.index.len(), human::size(complete.index.nar_size()));
-        let all = human::count(paths, "path");
-        output.say(&format!("Closure   {} → {all}, {size}", complete.index.root()));
-        for (url, count) in &complete.coverage {
-            output.say(&format!("Cache     {count} of {all} in {url}"));
+fn tell(plan: &Plan, request: &Request, closures: &Closures, diff: Option<&Diff>, output: &Output) {
+    let all: usize = closures.values().map(|complete| complete.index.len()).sum();
+    let all = human::count(all, "path");
+    match (closures.first_key_value(), closures.len()) {
+        (Some((root, complete)), 1) => {
+            let size = human::size(complete.index.nar_size());
+            output.say(&format!("Closure   {root} → {all}, {size}"));
         }
+        (None, _) => {}
+        (Some(_), count) => output.say(&format!("Closures  {count} → {all}")),
+    }
+    for (url, count) in coverage(closures) {
+        output.say(&format!("Cache     {count} of {all} in {url}"));
+    }
+    if let What::Run { roots, .. } = &request.what
+        && !roots.hosts.is_empty()
+    {
+        let own = roots.hosts.values().flatten().count();
+        let dropped = roots.hosts.len() - own;
+        let dropped =
+            if dropped > 0 { format!(", {dropped} without one again") } else { String::new() };
+        output.say(&format!("Hosts     {own} with a root of their own{dropped}"));
+    }
+    if let Some(shards) = &plan.manifest.shards {
+        output.say(&format!("Shards    {}", shards.digests.len()));
     }
     let before = plan.current.as_ref().map_or(0, |current| current.version.get());
     output.say(&format!("Manifest  {} {before} → {}", request.target, plan.manifest.version));

@@ -1,5 +1,7 @@
 //! Verifying all that a registry publishes, by the code with which hosts verify it.
 
+use std::collections::BTreeSet;
+
 use shared::{
     closure::{self, ClosureIndex},
     hints::{self, Hints},
@@ -8,6 +10,7 @@ use shared::{
     manifest::{Entry, Manifest},
     policy::Policy,
     problem::Problem,
+    shard::{self, Shard, Shards},
     trust::{
         self, Verified,
         writer::{Delegation, Targets},
@@ -119,9 +122,7 @@ impl Verifier<'_> {
                 Ok((manifest, text)) => {
                     self.note(path.to_string(), Ok(text));
                     if self.depth == Depth::Everything {
-                        for entry in &manifest.entries {
-                            self.closure(path, entry).await?;
-                        }
+                        self.closures(path, &manifest).await?;
                     }
                     return Ok(());
                 }
@@ -151,6 +152,45 @@ impl Verifier<'_> {
         let manifest = placed.map_err(|error| refusal("manifest", &error))?;
         let text = format!("manifest, version {}, {}", manifest.version, signed_by(bytes));
         Ok((manifest, text))
+    }
+
+    /// Checks the closure indexes of a manifest, each once, also those that its shards name.
+    async fn closures(&mut self, path: &TargetPath, manifest: &Manifest) -> Result<(), Problem> {
+        let mut entries = manifest.entries.clone();
+        for (index, shards) in manifest
+            .shards
+            .iter()
+            .flat_map(|all| (0..all.digests.len()).map(move |index| (index, all)))
+        {
+            match self.shard(path, shards, index).await? {
+                Ok(shard) => entries.extend(shard.entries),
+                Err(problem) => self.note(format!("{path} shard {index}"), Err(problem)),
+            }
+        }
+        let mut seen = BTreeSet::new();
+        entries.retain(|entry| {
+            seen.insert((entry.closure, entry.path.clone(), entry.paths, entry.nar_size))
+        });
+        for entry in &entries {
+            self.closure(path, entry).await?;
+        }
+        Ok(())
+    }
+
+    async fn shard(
+        &mut self,
+        path: &TargetPath,
+        shards: &Shards,
+        index: usize,
+    ) -> Result<Result<Shard, Problem>, Problem> {
+        let Some(digest) = shards.digests.get(index) else {
+            return Ok(Err(missing(&path.to_string())));
+        };
+        let name = format!("shards/{digest}");
+        Ok(match self.read(&name, shard::MAX_LEN).await? {
+            Some(bytes) => shards.read(index, &bytes).map_err(|error| refusal("shard", &error)),
+            None => Err(missing(&name)),
+        })
     }
 
     async fn closure(&mut self, path: &TargetPath, entry: &Entry) -> Result<(), Problem> {

@@ -17,6 +17,7 @@ use crate::{
     },
     json::{self, JsonError},
     nix::StorePath,
+    shard::{Shard, Shards},
     version::{Header, HeaderError, SoftwareVersion, VersionNumber},
     window::{WindowError, Windows},
 };
@@ -91,7 +92,7 @@ pub struct Entry {
 }
 
 /// Which hosts an entry is for: all that is named must fit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Selector {
     /// The host's Nix system.
@@ -111,16 +112,6 @@ pub struct HostFacts {
     pub system: System,
     /// Its labels.
     pub labels: BTreeMap<LabelName, LabelValue>,
-}
-
-/// Files that hold the entries, by the first bits of the SHA-256 of the host's name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Shards {
-    /// How many bits.
-    pub bits: u8,
-    /// 2^bits digests.
-    pub digests: Vec<Digest>,
 }
 
 /// How a profile is activated.
@@ -232,7 +223,14 @@ impl Manifest {
         TargetPath::Manifest(self.group.clone(), self.profile.clone())
     }
 
+    /// Takes in the entries of this host's shard, so that [`select`](Self::select) finds its own.
+    pub fn take_shard(&mut self, shard: Shard) {
+        self.entries = shard.entries;
+    }
+
     /// Returns the first entry that is for this host, if one is.
+    ///
+    /// Where there are shards, the one of this host must have been taken in before.
     #[must_use]
     pub fn select(&self, host: &HostFacts) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.selector.matches(host))
@@ -290,14 +288,14 @@ impl Manifest {
         let texts_fit = std::iter::once(&self.note).chain(provenance).all(|text| is_line(text));
         let shards_fit = self.shards.as_ref().is_none_or(Shards::is_complete);
         let elsewhere = self.shards.is_some() || self.retire.is_some();
-        let sizes_fit = self.entries.iter().all(|entry| entry.paths > 0 && entry.nar_size > 0);
+        let entries_fit = self.entries.iter().all(|entry| entry.problem().is_none());
         let rules = [
             (self.format == FORMAT, "format", "not 1"),
             (texts_fit, "note", "note or provenance has a control character or 1 024 bytes"),
             (shards_fit, "shards", "not 2^bits digests"),
             (self.shards.is_none() || self.retire.is_none(), "retire", "shards beside it"),
             (self.entries.is_empty() == elsewhere, "entries", ENTRIES_RULE),
-            (sizes_fit, "entries", "an empty closure"),
+            (entries_fit, "entries", EMPTY),
             (self.activation.timeout > 0, "activation", "no time"),
             (self.health.problem().is_none(), "health", self.health.problem().unwrap_or_default()),
         ];
@@ -308,7 +306,16 @@ impl Manifest {
     }
 }
 
+const EMPTY: &str = "an empty closure";
+
 const ENTRIES_RULE: &str = "needed, unless there are shards or it retires, and then not allowed";
+
+impl Entry {
+    /// Returns what is wrong with it, if anything is.
+    pub(crate) const fn problem(&self) -> Option<&'static str> {
+        if self.paths > 0 && self.nar_size > 0 { None } else { Some(EMPTY) }
+    }
+}
 
 impl Selector {
     /// Tells whether a host is meant.
@@ -318,13 +325,6 @@ impl Selector {
         self.system == host.system
             && (self.hosts.is_empty() || self.hosts.contains(&host.name))
             && self.labels.iter().all(labelled)
-    }
-}
-
-impl Shards {
-    fn is_complete(&self) -> bool {
-        let expected = 1_usize.checked_shl(u32::from(self.bits));
-        (1..=16).contains(&self.bits) && expected == Some(self.digests.len())
     }
 }
 
@@ -368,4 +368,4 @@ pub(crate) fn is_line(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

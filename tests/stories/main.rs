@@ -54,6 +54,8 @@ mod reports;
 #[cfg(test)]
 mod second_reader;
 #[cfg(test)]
+mod shards;
+#[cfg(test)]
 mod signers;
 #[cfg(test)]
 mod small_disk;

@@ -82,10 +82,11 @@ impl Client {
             manifest.check_place(&self.settings.realm, target)?;
             Ok(manifest)
         });
-        manifest.map_err(|error: ManifestError| {
+        let manifest = manifest.map_err(|error: ManifestError| {
             let misplaced = matches!(error, ManifestError::Misplaced { .. });
             malformed(misplaced, &error)
-        })
+        })?;
+        self.with_shard(first, target, manifest).await
     }
 
     /// Finds one target, asking the sources in turn for what is not stored.
@@ -112,7 +113,10 @@ impl Client {
 
     /// Returns the sources to ask, the good one first; nobody is better than none, because what
     /// is stored may be enough.
-    fn sources_from(&self, first: Option<usize>) -> impl Iterator<Item = Option<&Source>> {
+    pub(super) fn sources_from(
+        &self,
+        first: Option<usize>,
+    ) -> impl Iterator<Item = Option<&Source>> {
         let good = first.and_then(|index| self.sources.get(index));
         let others =
             self.sources.iter().enumerate().filter(move |(index, _)| Some(*index) != first);

@@ -1,6 +1,8 @@
 //! Why something could not be had, and how bad that is.
 
+use shared::id::Digest;
 use shared::problem::{Kind, Problem, chain};
+use shared::shard::ShardError;
 use shared::trust::{self, Verdict};
 use store::disk;
 
@@ -18,6 +20,12 @@ pub(crate) enum Trouble {
     /// What a source gave was not accepted.
     #[error("`{source_url}` has nothing that this host accepts")]
     Trust { source_url: String, source: trust::Error },
+    /// A source is behind: it has the manifest, and not this host's shard of it.
+    #[error("`{source_url}` has no shard `{pinned}`")]
+    NoShard { source_url: String, pinned: Digest },
+    /// What a source gave is not this host's shard.
+    #[error("`{source_url}` has another shard than the manifest pins, or one of no use")]
+    Shard { source_url: String, source: ShardError },
     /// The state on disk could not be read or written.
     #[error(transparent)]
     Store(#[from] TrustStoreError),
@@ -41,8 +49,9 @@ impl Trouble {
                 Verdict::Behind | Verdict::Expired => Code::NoFreshSource,
                 Verdict::Absent => Code::NoManifest,
             },
-            Self::PinnedRoot { .. } => Code::Untrusted,
-            Self::Source(_) | Self::NoSource => Code::NoFreshSource,
+            Self::Shard { source, .. } if source.is_unsupported() => Code::Unsupported,
+            Self::PinnedRoot { .. } | Self::Shard { .. } => Code::Untrusted,
+            Self::Source(_) | Self::NoSource | Self::NoShard { .. } => Code::NoFreshSource,
             Self::Store(_) | Self::File(_) if disk::is_full(self) => Code::DiskFull,
             Self::Store(_) | Self::File(_) => Code::StateFailed,
         }
@@ -61,8 +70,8 @@ impl Trouble {
                 Verdict::Behind => Kind::Unreachable,
                 Verdict::Absent => Kind::Negative,
             },
-            Self::PinnedRoot { .. } => Kind::Trust,
-            Self::Source(_) => Kind::Unreachable,
+            Self::PinnedRoot { .. } | Self::Shard { .. } => Kind::Trust,
+            Self::Source(_) | Self::NoShard { .. } => Kind::Unreachable,
             Self::NoSource => Kind::Usage,
             Self::Store(_) | Self::File(_) => Kind::Runtime,
         };
@@ -81,8 +90,8 @@ impl Trouble {
         match self {
             Self::Store(_) | Self::File(_) => 3,
             Self::Trust { source, .. } if source.verdict() == Verdict::Untrusted => 2,
-            Self::PinnedRoot { .. } => 2,
-            Self::Trust { .. } => 1,
+            Self::PinnedRoot { .. } | Self::Shard { .. } => 2,
+            Self::Trust { .. } | Self::NoShard { .. } => 1,
             Self::Source(_) | Self::NoSource => 0,
         }
     }

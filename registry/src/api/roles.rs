@@ -210,6 +210,9 @@ impl From<PublishError> for ApiError {
             PublishError::Closure { .. } | PublishError::OtherClosure { .. } => {
                 unprocessable("closure")
             }
+            PublishError::Shard { source, .. } if source.is_unsupported() => unsupported(),
+            PublishError::NoShard { .. } => unprocessable("missing_shard"),
+            PublishError::Shard { .. } => unprocessable("shard"),
             PublishError::Hints(_) => unprocessable("hints"),
             PublishError::OnlineKey(_) => unprocessable("online_key"),
             PublishError::Agent(_) => unprocessable("refused_by_agents"),

@@ -67,6 +67,12 @@ fn render(target: &TargetPath, manifest: &Manifest, role: &str, signers: &[Strin
     if let Some(retire) = manifest.retire {
         line("retires", &format!("{retire:?}").to_lowercase());
     }
+    if let Some(shards) = &manifest.shards {
+        line(
+            "entries",
+            &format!("in {} shards, of which a host reads its own", shards.digests.len()),
+        );
+    }
     for entry in &manifest.entries {
         line(entry.selector.system.as_str(), &entry.path.to_string());
         let size = human::size(entry.nar_size);

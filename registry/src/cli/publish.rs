@@ -1,6 +1,6 @@
 //! `registry publish manifest`: what a team does each day.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde_json::json;
 use shared::{
@@ -14,7 +14,8 @@ use crate::{
     closure::StoreArgs,
     draft::Wish,
     health_edit::HealthArgs,
-    publish::{self, Consent, Published, Request, What},
+    host_roots::{self, HostRoots},
+    publish::{self, Consent, Published, Request, Roots, What},
     signer::PassphraseArgs,
     window_edit::WindowArgs,
 };
@@ -34,8 +35,13 @@ pub(crate) struct Args {
     /// The manifest, `GROUP/PROFILE`
     target: TargetPath,
     /// The root of the closure: a store path, or a symlink to one such as `./result`
-    #[arg(required_unless_present = "retire", conflicts_with = "retire")]
+    #[arg(required_unless_present_any = ["retire", "hosts"], conflicts_with = "retire")]
     path: Option<String>,
+    /// Give hosts roots of their own, by lines of `HOST PATH`; `HOST -` takes one away
+    ///
+    /// Hosts that it does not name keep theirs. PATH beside it is for those that have none.
+    #[arg(long, value_name = "FILE", conflicts_with = "retire")]
+    hosts: Option<PathBuf>,
     /// End the service: hosts `stop` it, or `keep` it running and look after it no more
     #[arg(long, value_name = "HOW", value_parser = retire)]
     retire: Option<Retire>,
@@ -94,16 +100,19 @@ fn request(args: Args) -> Result<Request, Problem> {
             .next(format!("registry group set {} …", args.target.group())));
     };
     let (group, profile) = (group.clone(), profile.clone());
-    let what = match (args.path, args.retire) {
-        (Some(path), None) => What::Run {
-            root: args.store.resolve(&path)?,
+    let what = match args.retire {
+        Some(retire) => What::Retire(retire),
+        None => What::Run {
+            roots: Roots {
+                all: args.path.map(|path| args.store.resolve(&path)).transpose()?,
+                hosts: match &args.hosts {
+                    Some(file) => host_roots::read(file, &args.store)?,
+                    None => HostRoots::new(),
+                },
+            },
             system: args.system.map_or_else(own_system, Ok)?,
             store: args.store,
         },
-        (_, Some(retire)) => What::Retire(retire),
-        (None, None) => {
-            return Err(Problem::new(Kind::Usage, "path", "no store path is given"));
-        }
     };
     let wish = Wish {
         note: args.note,
@@ -138,6 +147,7 @@ fn answer(
         "epoch": manifest.epoch,
         "version": manifest.version,
         "entries": manifest.entries,
+        "shards": manifest.shards.as_ref().map(|shards| shards.digests.len()),
         "health": manifest.health,
         "windows": manifest.windows,
         "retire": manifest.retire,

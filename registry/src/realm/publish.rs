@@ -1,6 +1,9 @@
 //! Taking a new version of a role: what an agent would refuse, the registry refuses first.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map},
+};
 
 use jiff::Timestamp;
 use shared::{
@@ -9,9 +12,10 @@ use shared::{
     feature::Feature,
     hints::{Hints, HintsError},
     id::{Digest, IdError, TargetPath},
-    manifest::{Manifest, ManifestError},
+    manifest::{Entry, Manifest, ManifestError},
     nix::{Sha256, StorePath},
     policy::{Policy, PolicyError},
+    shard::ShardError,
     trust::{
         self, admit,
         writer::{self, Target, Targets},
@@ -98,6 +102,17 @@ pub(crate) enum PublishError {
         "closure index {digest} is not of `{root}` with the paths and bytes that `{path}` says"
     )]
     OtherClosure { path: TargetPath, digest: Digest, root: StorePath },
+    /// A shard that did not come and is not there.
+    #[error("shard {digest} of `{path}` is missing")]
+    NoShard { path: TargetPath, digest: Digest },
+    /// A shard that hosts would refuse.
+    #[error("shard {digest} of `{path}` is refused")]
+    Shard {
+        path: TargetPath,
+        digest: Digest,
+        #[source]
+        source: ShardError,
+    },
     /// Hints that are none.
     #[error("the hints are refused")]
     Hints(#[source] HintsError),
@@ -120,7 +135,7 @@ fn shown(expected: &Precondition) -> String {
 }
 
 /// What agents of this version do not do, whatever the policy says.
-const RESERVED: [Feature; 3] = [Feature::Requires, Feature::Rollout, Feature::Shards];
+const RESERVED: [Feature; 2] = [Feature::Requires, Feature::Rollout];
 
 impl Realm {
     /// Checks that a role may be published, before its files are looked at; tells whether they are
@@ -290,7 +305,7 @@ impl<'a> Files<'a> {
     ) -> Result<Self, PublishError> {
         let previous = previous(state, &admitted.role);
         let mut files = Self { list: Vec::new(), changed: Vec::new() };
-        let mut closures = BTreeSet::new();
+        let mut needs = Needs::default();
         for (text, target) in &admitted.targets {
             let path = TargetPath::parse(text)?;
             let name = FileName::Target { path: path.clone(), digest: target.sha256.into() };
@@ -307,21 +322,18 @@ impl<'a> Files<'a> {
                 let digest = target.sha256.into();
                 state.read(&FileName::Target { path: path.clone(), digest })
             });
-            closures.extend(check_target(state, &path, bytes, before.as_deref(), submission)?);
+            check_target(state, &path, bytes, before.as_deref(), submission, &mut needs)?;
         }
-        files.add_closures(&state.realm.blobs, &closures, submission);
-        files.add_hints(&closures, submission)?;
+        files.add(&state.realm.blobs, &needs, submission);
+        files.add_hints(&needs.closures, submission)?;
         Ok(files)
     }
 
-    fn add_closures(
-        &mut self,
-        blobs: &Blobs,
-        closures: &BTreeSet<Digest>,
-        submission: &'a Submission,
-    ) {
-        for digest in closures {
-            let name = FileName::Closure(*digest);
+    /// Adds the closure indexes and shards that came and are not there yet.
+    fn add(&mut self, blobs: &Blobs, needs: &Needs, submission: &'a Submission) {
+        let closures = needs.closures.keys().map(|digest| (FileName::Closure(*digest), digest));
+        let shards = needs.shards.iter().map(|digest| (FileName::Shard(*digest), digest));
+        for (name, digest) in closures.chain(shards) {
             let sent = submission.blobs.get(&Sha256::from(*digest));
             if let Some(bytes) = sent.filter(|_| !blobs.has(&name)) {
                 self.list.push((name, bytes));
@@ -331,13 +343,13 @@ impl<'a> Files<'a> {
 
     fn add_hints(
         &mut self,
-        closures: &BTreeSet<Digest>,
+        closures: &BTreeMap<Digest, (u64, u64, StorePath)>,
         submission: &'a Submission,
     ) -> Result<(), PublishError> {
         for bytes in &submission.hints {
             let digest = Hints::index_of(bytes).map_err(PublishError::Hints)?;
             Hints::parse(bytes, digest).map_err(PublishError::Hints)?;
-            if !closures.contains(&digest) {
+            if !closures.contains_key(&digest) {
                 return Err(PublishError::Hints(HintsError::OtherIndex(digest)));
             }
             self.list.push((FileName::Hints(digest), bytes));
@@ -353,14 +365,23 @@ fn previous(state: &State<'_>, role: &str) -> BTreeMap<String, Target> {
     read.map(|targets| targets.targets).unwrap_or_default()
 }
 
-/// Checks a manifest or policy as an agent would; returns the closure indexes that it needs.
+/// The files that the targets of a publication name.
+#[derive(Debug, Default)]
+struct Needs {
+    /// With the paths, the bytes and the root of each.
+    closures: BTreeMap<Digest, (u64, u64, StorePath)>,
+    shards: BTreeSet<Digest>,
+}
+
+/// Checks a manifest or policy as an agent would, and notes which files it needs.
 fn check_target(
     state: &State<'_>,
     path: &TargetPath,
     bytes: &[u8],
     before: Option<&[u8]>,
     submission: &Submission,
-) -> Result<Vec<Digest>, PublishError> {
+    needs: &mut Needs,
+) -> Result<(), PublishError> {
     let ours = SoftwareVersion::current();
     let reserved = |features: Vec<Feature>| {
         let feature = features.into_iter().find(|feature| RESERVED.contains(feature));
@@ -374,12 +395,8 @@ fn check_target(
         policy.check_place(&state.realm.name, path).map_err(refused)?;
         reserved(policy.features())?;
         let before = before.and_then(|bytes| Policy::parse(bytes, ours).ok());
-        check_rises(
-            path,
-            before.map(|policy| (0, policy.version.get())),
-            (0, policy.version.get()),
-        )?;
-        return Ok(Vec::new());
+        let before = before.map(|policy| (0, policy.version.get()));
+        return check_rises(path, before, (0, policy.version.get()));
     }
     let refused = |source| PublishError::Manifest { path: path.clone(), source };
     let manifest = Manifest::parse(bytes, ours).map_err(refused)?;
@@ -389,21 +406,62 @@ fn check_target(
     let floor = |manifest: &Manifest| (manifest.epoch, manifest.version.get());
     check_rises(path, before.as_ref().map(floor), floor(&manifest))?;
     for entry in &manifest.entries {
-        let digest = entry.closure;
-        let sent = submission.blobs.get(&Sha256::from(digest)).map(Vec::as_slice);
-        let there = if sent.is_none() { state.read(&FileName::Closure(digest)) } else { None };
-        let bytes = sent
-            .or(there.as_deref())
-            .ok_or_else(|| PublishError::NoClosure { path: path.clone(), digest })?;
-        let index = ClosureIndex::parse_named(bytes, digest)
-            .map_err(|source| PublishError::Closure { path: path.clone(), digest, source })?;
-        let said = (entry.paths, entry.nar_size, &entry.path);
-        if (index.len() as u64, index.nar_size(), index.root()) != said {
-            let root = entry.path.clone();
-            return Err(PublishError::OtherClosure { path: path.clone(), digest, root });
+        check_entry(state, path, entry, submission, needs)?;
+    }
+    let shards = manifest.shards.iter();
+    for (index, shards, digest) in
+        shards.flat_map(|all| (0..).zip(&all.digests).map(move |(at, digest)| (at, all, *digest)))
+    {
+        let bytes = find(state, &FileName::Shard(digest), digest, submission)
+            .ok_or_else(|| PublishError::NoShard { path: path.clone(), digest })?;
+        let shard = shards.read(index, &bytes).map_err(|source| PublishError::Shard {
+            path: path.clone(),
+            digest,
+            source,
+        })?;
+        needs.shards.insert(digest);
+        for entry in &shard.entries {
+            check_entry(state, path, entry, submission, needs)?;
         }
     }
-    Ok(manifest.entries.iter().map(|entry| entry.closure).collect())
+    Ok(())
+}
+
+/// Checks that the closure index of an entry is there, and is what the entry says.
+fn check_entry(
+    state: &State<'_>,
+    path: &TargetPath,
+    entry: &Entry,
+    submission: &Submission,
+    needs: &mut Needs,
+) -> Result<(), PublishError> {
+    let digest = entry.closure;
+    let index = match needs.closures.entry(digest) {
+        btree_map::Entry::Occupied(known) => known.into_mut(),
+        btree_map::Entry::Vacant(unknown) => {
+            let bytes = find(state, &FileName::Closure(digest), digest, submission)
+                .ok_or_else(|| PublishError::NoClosure { path: path.clone(), digest })?;
+            let index = ClosureIndex::parse_named(&bytes, digest)
+                .map_err(|source| PublishError::Closure { path: path.clone(), digest, source })?;
+            unknown.insert((index.len() as u64, index.nar_size(), index.root().clone()))
+        }
+    };
+    if *index != (entry.paths, entry.nar_size, entry.path.clone()) {
+        let root = entry.path.clone();
+        return Err(PublishError::OtherClosure { path: path.clone(), digest, root });
+    }
+    Ok(())
+}
+
+/// Returns a file that was sent, or is there already.
+fn find<'a>(
+    state: &State<'_>,
+    name: &FileName,
+    digest: Digest,
+    submission: &'a Submission,
+) -> Option<Cow<'a, [u8]>> {
+    let sent = submission.blobs.get(&Sha256::from(digest));
+    sent.map(|bytes| Cow::Borrowed(bytes.as_slice())).or_else(|| state.read(name).map(Cow::Owned))
 }
 
 fn check_rises(

@@ -6,7 +6,7 @@ fn ours() -> SoftwareVersion {
     SoftwareVersion::parse("0.1.0").unwrap()
 }
 
-fn golden() -> String {
+pub(crate) fn golden() -> String {
     [
         r#"{"format":1,"realm":"main","group":"eu-prod","profile":"webshop","epoch":0,"version":42,"min_agent":"0.1.0","#,
         r#""note":"3.0","provenance":{"git":"9f3c"},"#,
