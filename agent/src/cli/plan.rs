@@ -192,3 +192,53 @@ fn line(row: &Row) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn shows_for_each_profile_what_would_change_and_what_is_in_the_way() {
+        let path = |digit: char, name: &str| {
+            let hash = "c6kzph7l0dcbfmjap64f0czdafn3b7x";
+            Some(StorePath::from_base_name(&format!("{digit}{hash}-{name}")).unwrap())
+        };
+        let row = |profile: &str, action| Row {
+            group: "eu-prod".parse().unwrap(),
+            profile: profile.parse().unwrap(),
+            action,
+            reason: None,
+            until: None,
+            from: path('1', "webshop-2.9"),
+            to: None,
+            version: VersionNumber::new(42),
+            paths: None,
+            missing: None,
+            nar_size: None,
+        };
+        let reason =
+            |code: &str, text: &str| Some(Reason { code: code.to_owned(), text: text.to_owned() });
+        let rows = [
+            Row {
+                to: path('2', "webshop-3.0"),
+                paths: Some(61),
+                missing: Some(24),
+                nar_size: Some(40_265_318),
+                reason: reason(
+                    "window_closed",
+                    "no window is open to switch until 2026-03-02T01:00:00Z",
+                ),
+                ..row("webshop", "switch")
+            },
+            Row { reason: reason("retired", "the team retired it"), ..row("till", "stop") },
+            row("door", "keep"),
+        ];
+        let text: Vec<String> = rows.iter().map(line).collect();
+        expect![[r#"
+            webshop  switch #42  webshop-2.9 → webshop-3.0  24 of 61 paths missing, 38.3 MiB  no window is open to switch until 2026-03-02T01:00:00Z [window_closed]
+            till  stop  webshop-2.9 → nothing  the team retired it [retired]
+            door  keep #42  webshop-2.9"#]].assert_eq(&text.join("\n"));
+    }
+}

@@ -194,3 +194,84 @@ fn styled(state: StateWord) -> String {
     let text = format!("{}{} {state}", state.glyph(), state.letter());
     text.style(style).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    /// A host with a profile that its operator holds back, and one that went back by itself.
+    const STATUS: &str = r#"{"schema":"status.v1","host":"web-09","realm":"main","groups":["eu-prod"],
+        "state":"rolled_back","profiles":[
+        {"group":"eu-prod","profile":"webshop","state":"pinned","since":"2026-03-01T11:00:00Z",
+         "until":"2026-03-01T18:00:00Z","reason":{"code":"pinned","text":"kernel panic"},
+         "next":"agent unpin webshop",
+         "wanted":{"epoch":0,"version":42,"path":"/nix/store/0c6kzph7l0dcbfmjap64f0czdafn3b7x-webshop-3.0"},
+         "running":{"epoch":0,"version":41,"path":"/nix/store/1c6kzph7l0dcbfmjap64f0czdafn3b7x-webshop-2.9",
+          "generation":118},"healthy_since":"2026-02-26T09:12:00Z"},
+        {"group":"eu-prod","profile":"till","state":"rolled_back","since":"2026-03-01T14:04:20Z",
+         "until":null,"reason":{"code":"health_failed","text":"front: answered 502 3 times"},
+         "next":"agent retry till",
+         "wanted":{"epoch":0,"version":8,"path":"/nix/store/2c6kzph7l0dcbfmjap64f0czdafn3b7x-till-8"},
+         "running":{"epoch":0,"version":7,"path":"/nix/store/3c6kzph7l0dcbfmjap64f0czdafn3b7x-till-7",
+          "generation":12},"healthy_since":"2026-03-01T14:04:20Z"},
+        {"group":"eu-prod","profile":"door","state":"converged","since":"2026-02-26T09:12:00Z",
+         "until":null,"reason":null,"next":null,
+         "wanted":{"epoch":0,"version":3,"path":"/nix/store/4c6kzph7l0dcbfmjap64f0czdafn3b7x-door"},
+         "running":{"epoch":0,"version":3,"path":"/nix/store/4c6kzph7l0dcbfmjap64f0czdafn3b7x-door",
+          "generation":3},"healthy_since":"2026-02-26T09:12:00Z"}],
+        "registry":{"urls":["https://registry.example/"],"asked_at":"2026-03-01T14:08:08Z",
+         "good_at":"2026-03-01T14:08:08Z","failures":0,"trouble":null,"groups":[]},
+        "trust":{"root":3,"timestamp":812,"signed_at":"2026-03-01T13:20:00Z",
+         "expires_at":"2026-03-04T13:20:00Z"},
+        "free":44023414784,
+        "daemon":{"pid":812,"version":"0.1.0","since":"2026-02-26T09:12:00Z",
+         "next_poll":"2026-03-01T14:09:08Z"}}"#;
+
+    #[test]
+    fn shows_what_runs_what_is_wanted_why_not_yet_and_what_to_do() {
+        let status = Status::parse(STATUS.as_bytes()).unwrap();
+        let plain = |text: &str| anstream::adapter::strip_str(text).to_string();
+        let now = "2026-03-01T14:08:20Z".parse().unwrap();
+        expect![[r#"
+            web-09 · eu-prod · realm main
+
+            webshop  ⏸P pinned (3h 8m ago)
+              Running   #41  generation 118  /nix/store/1c6kzph7l0dcbfmjap64f0czdafn3b7x-webshop-2.9
+              Wanted    #42  /nix/store/0c6kzph7l0dcbfmjap64f0czdafn3b7x-webshop-3.0
+              Why       kernel panic [pinned]
+              Until     2026-03-01T18:00:00Z (in 3h 51m)
+              Next      agent unpin webshop
+
+            till  ↩R rolled_back (4m ago)
+              Running   #7  generation 12  /nix/store/3c6kzph7l0dcbfmjap64f0czdafn3b7x-till-7
+              Wanted    #8  /nix/store/2c6kzph7l0dcbfmjap64f0czdafn3b7x-till-8
+              Why       front: answered 502 3 times [health_failed]
+              Next      agent retry till
+
+            door  ✓= converged (3d 4h ago)
+              Running   #3  generation 3  /nix/store/4c6kzph7l0dcbfmjap64f0czdafn3b7x-door
+              Wanted    #3  /nix/store/4c6kzph7l0dcbfmjap64f0czdafn3b7x-door
+
+            Registry    https://registry.example/  good 12s ago
+            Signed      freshest statement 48m 20s ago; expires in 2d 23h
+            Space       store 41.0 GiB
+            Daemon      pid 812, since 3d 4h ago; asks the registry in 48s
+        "#]]
+        .assert_eq(&plain(&whole(&status, now)));
+        expect![[r#"
+            webshop ⏸P pinned #41 → #42 generation 118 pinned
+            till ↩R rolled_back #7 → #8 generation 12 health_failed
+            door ✓= converged #3 generation 3
+        "#]]
+        .assert_eq(&plain(&lines(&status)));
+        let problem = verdict(&status).unwrap_err();
+        expect![[r#"
+            error[health_failed]: `till` is rolled_back
+              because front: answered 502 3 times
+              state: still running generation 12
+              next: agent retry till"#]]
+        .assert_eq(&problem.render());
+    }
+}
