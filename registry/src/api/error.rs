@@ -1,10 +1,11 @@
-//! How the API says no: a [`Problem`] as `application/problem+json`.
+//! How the API says no: a [`Problem`] as `application/problem+json`, with the members of RFC 9457.
 
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use serde::Serialize;
 use shared::{
     api::{Challenge, PROBLEM},
     problem::{Kind, Problem},
@@ -105,21 +106,76 @@ impl ApiError {
     }
 }
 
+/// What RFC 9457 asks for, beside what we say.
+#[derive(Serialize)]
+struct Told<T> {
+    /// Nothing more than the status: what tells problems apart is their `code`.
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    #[serde(flatten)]
+    problem: T,
+}
+
+impl<T> Told<T> {
+    fn new(status: StatusCode, detail: String, problem: T) -> Self {
+        let title = status.canonical_reason().unwrap_or_default();
+        Self { r#type: "about:blank", title, status: status.as_u16(), detail, problem }
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = match self.challenge {
-            None => (self.status, Json(*self.problem)).into_response(),
+        let Self { status, problem, challenge, retry_after } = self;
+        let mut detail = vec![problem.what.clone()];
+        detail.extend(problem.causes.iter().cloned());
+        let detail = detail.join(": ");
+        let mut response = match challenge {
+            None => (status, Json(Told::new(status, detail, *problem))).into_response(),
             Some((nonce, counter)) => {
-                let challenge = Challenge { problem: *self.problem, nonce, counter };
-                (self.status, Json(challenge)).into_response()
+                let challenge = Challenge { problem: *problem, nonce, counter };
+                (status, Json(Told::new(status, detail, challenge))).into_response()
             }
         };
         let headers = response.headers_mut();
-        if let Some(seconds) = self.retry_after {
+        if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    async fn told(error: ApiError) -> Value {
+        let response = error.into_response();
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+        let body = to_bytes(response.into_body(), 4096).await.unwrap();
+        serde_json::from_slice(&body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_refusal_has_the_members_of_rfc_9457_and_our_own() {
+        let error = ApiError::not_found("there is no realm `x`");
+        assert_eq!(
+            told(error).await,
+            json!({
+                "type": "about:blank", "title": "Not Found", "status": 404,
+                "detail": "there is no realm `x`",
+                "kind": "negative", "code": "not_found", "what": "there is no realm `x`",
+            })
+        );
+        let challenge = told(ApiError::challenge("count on", "ab".to_owned(), Some(7))).await;
+        assert_eq!((&challenge["status"], &challenge["nonce"]), (&json!(401), &json!("ab")));
+        let read: Challenge = serde_json::from_value(challenge).unwrap();
+        assert_eq!(read.problem.code, "challenge");
     }
 }
