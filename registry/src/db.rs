@@ -101,7 +101,6 @@ pub(crate) trait Db: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<Roster>, DbError>> + Send;
 
     /// Counts the hosts of a group, or all, by their states.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the status API, which comes next"))]
     fn counts(
         &self,
         realm: RealmName,

@@ -40,6 +40,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         // Operators.
         .route("/api/v1/realms/{realm}/hosts", get(api::hosts::list))
         .route("/api/v1/realms/{realm}/hosts/{host}", get(api::hosts::show))
+        .route("/api/v1/realms/{realm}/counts", get(api::hosts::counts))
         .route("/api/v1/realms/{realm}/groups/{group}/history", get(api::history::list))
         // Whoever watches the server.
         .route("/livez", get(api::health::live))

@@ -12,6 +12,7 @@
 //! | `POST /reports`, an envelope with a member `certificate` | 200 [`ReportAnswer`]; 401 [`Challenge`], 403, 413, 422, 503 |
 //! | `GET /hosts?group=&state=&limit=&cursor=` | [`Page`] of [`HostSummary`] |
 //! | `GET /hosts/{name or id}` | [`HostDetail`]; 404 |
+//! | `GET /counts?group=` | [`HostCounts`] |
 //! | `GET /groups/{group}/history?profile=&limit=&cursor=` | [`Page`] of [`Publication`], the latest first |
 
 use std::collections::BTreeMap;
@@ -116,6 +117,17 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// How to ask for more; none at the end of the list.
     pub next_cursor: Option<String>,
+    /// When this was so, by the registry's clock.
+    pub as_of: Time,
+}
+
+/// How many hosts there are in each state; those revoked or made anew are left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCounts {
+    /// All of them.
+    pub hosts: u64,
+    /// By state; one that no host is in may be missing.
+    pub states: BTreeMap<StateWord, u64>,
     /// When this was so, by the registry's clock.
     pub as_of: Time,
 }

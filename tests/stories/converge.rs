@@ -82,6 +82,11 @@ fn two_teams_on_one_host_succeed_and_fail_each_by_itself() {
     let failed = host.profile("db");
     assert_eq!(failed["next"], "agent retry db");
     assert!(failed["reason"]["text"].as_str().unwrap().contains("ended with 3"), "{failed}");
+    // The worst of its profiles is the state of the host.
+    let counts = realm.operator().run(&["hosts", "eu", "--counts"]).ok();
+    assert!(counts.contains("rolled_back") && !counts.contains("converged"), "{counts}");
+    let counts = realm.operator().run(&["hosts", "--counts", "--json"]).ok();
+    assert!(counts.contains(r#""hosts":1"#) && counts.contains(r#""rolled_back":1"#), "{counts}");
 
     let second = publish(&db, &builder, "db", ACTIVATE);
     host.run(&["once"]).ok();

@@ -8,7 +8,7 @@ use axum::{
 };
 use serde::Deserialize;
 use shared::{
-    api::{HostDetail, HostSummary, Page},
+    api::{HostCounts, HostDetail, HostSummary, Page},
     id::GroupName,
     report::Reason,
     state_word::StateWord,
@@ -72,6 +72,25 @@ pub(crate) async fn show(
     let report = row.report.clone();
     let summary = summary(row);
     Ok(Json(HostDetail { summary, enrolled_at, not_after, report }))
+}
+
+/// Which hosts are counted.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Counted {
+    group: Option<GroupName>,
+}
+
+/// Counts hosts by their states.
+pub(crate) async fn counts(
+    State(app): State<Arc<App>>,
+    Path(realm): Path<String>,
+    Query(counted): Query<Counted>,
+) -> Result<Json<HostCounts>, ApiError> {
+    let realm = app.realm(&realm)?.name().clone();
+    let states = app.db.counts(realm, counted.group).await;
+    let states = states.map_err(|error| ApiError::internal(&error))?;
+    Ok(Json(HostCounts { hosts: states.values().sum(), states, as_of: app.time() }))
 }
 
 fn parse_states(text: &str) -> Result<Vec<StateWord>, ApiError> {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use owo_colors::OwoColorize as _;
 use serde_json::json;
 use shared::{
-    api::{HostSummary, Page},
+    api::{HostCounts, HostSummary, Page},
     human,
     id::GroupName,
     problem::Problem,
@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Only profiles in one of these states; with `!` in front, in none of them
     #[arg(long, value_name = "STATE", value_delimiter = ',')]
     state: Vec<Filter>,
+    /// Only how many hosts there are in each state
+    #[arg(long, conflicts_with = "state")]
+    counts: bool,
 }
 
 /// A state, or `!` and a state.
@@ -74,6 +77,9 @@ impl Line<'_> {
 pub(crate) async fn run(args: Args, context: &Context<'_>) -> Result<(), Problem> {
     let realm = crate::trusted_realm::realm_name(&context.settings)?;
     let client = Client::new(&context.settings.registry.value, realm.as_str())?;
+    if args.counts {
+        return count(&client, args.group.as_ref(), context).await;
+    }
     let hosts = all(&client, args.group.as_ref()).await?;
     let lines: Vec<Line<'_>> = hosts.iter().flat_map(lines).collect();
     let shown: Vec<&Line<'_>> =
@@ -101,6 +107,30 @@ pub(crate) async fn run(args: Args, context: &Context<'_>) -> Result<(), Problem
         })
         .collect();
     context.output.data(&text, &json!({"schema": "hosts.v1", "hosts": json}))
+}
+
+/// Prints how many hosts there are in each state, the one that needs somebody's eye first at the top.
+async fn count(
+    client: &Client,
+    group: Option<&GroupName>,
+    context: &Context<'_>,
+) -> Result<(), Problem> {
+    let query: Vec<_> = group.map(|group| ("group", group.to_string())).into_iter().collect();
+    let counts: HostCounts = client.list("counts", &query).await?;
+    let rows = counts.states.iter().filter(|(_, hosts)| **hosts > 0);
+    let rows: Vec<_> = rows.map(|(state, hosts)| [coloured(*state), hosts.to_string()]).collect();
+    let mut text = table::render(["STATE", "HOSTS"], &rows);
+    if counts.hosts == 0 {
+        text = String::new();
+        context.output.say("There is no such host.");
+    }
+    let json = json!({
+        "schema": "host-counts.v1",
+        "hosts": counts.hosts,
+        "states": counts.states,
+        "as_of": counts.as_of,
+    });
+    context.output.data(&text, &json)
 }
 
 async fn all(client: &Client, group: Option<&GroupName>) -> Result<Vec<HostSummary>, Problem> {
