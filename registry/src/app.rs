@@ -1,6 +1,11 @@
 //! What a request can reach.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use shared::{
@@ -36,6 +41,8 @@ pub(crate) struct App {
     pub(crate) cache: Option<PathBuf>,
     /// Seconds after which a host that has not reported is `stale`.
     pub(crate) stale_after: u32,
+    /// The highest version of a timestamp of which it was said that a host has it and we do not.
+    pub(crate) warned_of: AtomicU64,
     /// How long what hosts said is kept.
     pub(crate) retention: Retention,
     /// Ends long polls when the server stops.

@@ -5,7 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -107,6 +107,7 @@ impl Server {
             enrolment: enrolment_key(&options.data)?,
             cache: options.cache.clone(),
             stale_after: options.stale_after,
+            warned_of: AtomicU64::new(0),
             retention: options.retention,
             stopping: CancellationToken::new(),
             publications: Semaphore::new(PUBLICATION_ROOM),
@@ -237,6 +238,7 @@ async fn complete_index(app: &App) -> Result<(), ServeError> {
         let roles: Vec<(String, u64)> = realm
             .roles()
             .into_iter()
+            .chain([("root".to_owned(), realm.version("root"))])
             .flat_map(|(role, last)| (1..=last).map(move |version| (role.clone(), version)))
             .collect();
         let name = realm.name().clone();

@@ -1,6 +1,6 @@
 //! `POST /reports`: what a host says of itself.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use axum::{
     Json,
@@ -39,7 +39,7 @@ pub(crate) async fn report(
     drop(body);
     let counter = incoming.report.counter;
     if let Some(theirs) = incoming.ahead {
-        warn_of_old_files(realm, &incoming.report, theirs);
+        warn_of_old_files(&app, realm, &incoming.report, theirs);
     }
     let stored = app.db.ingest(incoming, now).await;
     match stored.map_err(|error| ApiError::of_database(&error))? {
@@ -65,7 +65,11 @@ pub(crate) async fn report(
 }
 
 /// A host that has seen more than we have is the only one who can tell us that our files are old.
-fn warn_of_old_files(realm: &Realm, report: &Report, theirs: u64) {
+fn warn_of_old_files(app: &App, realm: &Realm, report: &Report, theirs: u64) {
+    // A fleet that says the same is one line.
+    if app.warned_of.fetch_max(theirs, Ordering::Relaxed) >= theirs {
+        return;
+    }
     let ours = realm.version("timestamp");
     tracing::warn!(
         realm = %realm.name(), host.name = %report.name, ours, theirs,

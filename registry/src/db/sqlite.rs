@@ -53,8 +53,9 @@ const BUSY: Duration = Duration::from_secs(20);
 /// Most writes in one transaction.
 const BATCH: usize = 512;
 
-/// Most writes that wait for the next one: of the largest reports 128 MiB, of usual ones 4.
-const QUEUE: usize = 2048;
+/// Most writes that wait for the next one: of usual reports some 8 MiB, of the largest that hosts may
+/// send, read and as they came, some 200.
+const QUEUE: usize = 1024;
 
 /// How many read at once; more wait their turn.
 const READERS: usize = 4;

@@ -319,14 +319,16 @@ pub(super) async fn lists_and_counts_follow_what_hosts_say_and_that_they_say_not
     assert_eq!(counts("eu-prod").await, [(Failed, 1)], "silence hides nothing worse");
     assert_eq!(say(3, Converged, at(10)).await, Stored::Yes);
     assert_eq!(counts("eu-prod").await, [(Converged, 1)]);
-    // The host's groups are those of its newest certificate.
-    let (host, mut certificate) = host;
-    certificate.groups = vec![group("us-prod")];
-    certificate.not_after = certificate.not_after.plus(1);
-    let moved = tell(db, &(host, certificate), (4, None), |_| (), at(11)).await;
-    assert_eq!(moved, Stored::Yes);
-    assert_eq!(counts("eu-prod").await, []);
-    assert_eq!(counts("us-prod").await, [(Converged, 1)]);
+    // The host's groups are those of its newest certificate, whichever it shows.
+    let (old, mut new) = (host.1.clone(), host.1.clone());
+    new.groups = vec![group("us-prod")];
+    new.not_after = new.not_after.plus(1);
+    for (counter, certificate) in [(4, new), (5, old)] {
+        let host = (Host::new("web-1", 11), certificate);
+        assert_eq!(tell(db, &host, (counter, None), |_| (), at(11)).await, Stored::Yes);
+        assert_eq!(counts("eu-prod").await, []);
+        assert_eq!(counts("us-prod").await, [(Converged, 1)]);
+    }
 }
 
 pub(super) async fn lists_are_read_in_pages_by_group_and_state(db: &impl Db) {
@@ -377,6 +379,11 @@ pub(super) async fn each_attempt_is_kept_once_it_has_ended(db: &impl Db) {
         .map(|row| (row.profile.attempt.as_ref().unwrap().id.as_str(), row.profile.state))
         .collect();
     assert_eq!(kept, [("b", StateWord::Converged), ("a", StateWord::RolledBack)]);
+    for counter in 6..600 {
+        say(counter, &counter.to_string(), StateWord::Converged, 1).await;
+    }
+    let kept = db.attempts(realm_name(), host.1.host, 1000).await.unwrap();
+    assert_eq!(kept.len(), 500, "no host fills the disk");
 }
 
 pub(super) async fn the_history_is_added_to_once(db: &impl Db) {
@@ -453,6 +460,9 @@ pub(super) async fn hosts_that_have_seen_more_than_we_have_are_remembered(db: &i
     let ahead = db.seen_ahead(realm_name()).await.unwrap().unwrap();
     let host = Host::new("web-12", 12).raw_key().host_id();
     assert_eq!((ahead.timestamp, ahead.hosts, ahead.host), (12, 3, host));
+    let revocation = Revocation { at: at(2), why: "it lies".to_owned() };
+    db.revoke(realm_name(), host, revocation).await.unwrap();
+    assert_eq!(db.seen_ahead(realm_name()).await.unwrap().unwrap().timestamp, 10);
     db.forget_ahead(realm_name()).await.unwrap();
     assert_eq!(db.seen_ahead(realm_name()).await.unwrap(), None);
 }

@@ -171,6 +171,9 @@ pub(super) fn revoke(
     let Some((id, name)) = found else { return Ok(false) };
     lists::leave(db, id)?;
     db.execute("UPDATE reports SET heard = 0 WHERE id = ?1", [id])?;
+    // Nor is its word on what it has seen worth anything.
+    let forget = "DELETE FROM ahead WHERE realm = ?1 AND host = ?2";
+    db.execute(forget, params![realm.as_str(), host.to_string()])?;
     super::event::note(
         db,
         &Event {

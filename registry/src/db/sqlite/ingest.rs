@@ -13,6 +13,9 @@ use crate::db::{
     reports::{Incoming, Stored, ended},
 };
 
+/// Attempts that are kept of one host: none can fill the disk by making them up.
+const MOST_ATTEMPTS: u32 = 500;
+
 /// What the next report of a host is held against.
 struct Last {
     id: i64,
@@ -77,9 +80,11 @@ pub(super) fn ingest(db: &Connection, incoming: &Incoming, now: Time) -> Result<
         payload,
         signatures
     ])?;
-    if last.not_after != certificate.not_after {
+    // An older certificate still proves the host, but says nothing new of it.
+    if last.not_after < certificate.not_after {
         host::put(db, certificate, Some(&incoming.envelope), now)?;
         lists::enter(db, last.id, certificate)?;
+        host::replace_others(db, certificate)?;
     }
     let state = report.state().unwrap_or(StateWord::Converged);
     if last.shown != lists::rank(state) {
@@ -156,6 +161,11 @@ fn keep_attempts(db: &Connection, id: i64, report: &Report, now: Time) -> Result
              ON CONFLICT DO UPDATE SET phases = excluded.phases, profile = excluded.profile",
         )?;
         insert.execute(params![id, target, attempt.id, phases, now.as_second(), json(profile)?])?;
+        let mut drop_oldest = db.prepare_cached(
+            "DELETE FROM attempts WHERE id = ?1 AND rowid <=
+             (SELECT rowid FROM attempts WHERE id = ?1 ORDER BY rowid DESC LIMIT 1 OFFSET ?2)",
+        )?;
+        drop_oldest.execute(params![id, MOST_ATTEMPTS])?;
     }
     Ok(())
 }
