@@ -1,11 +1,13 @@
 //! Putting a generation to work, and taking it out of work.
 //!
-//! Three kinds: `none` is the profile link alone, `exec` runs programs of the root, `systemd` starts
-//! its units. Nothing of a team runs as root unless the owners said so.
+//! Four kinds: `none` is the profile link alone, `exec` runs programs of the root, `systemd` starts
+//! its units, `nixos` switches the whole machine. Nothing of a team runs as root unless the owners
+//! said so.
 
 mod exec;
 mod job;
 mod leftover;
+pub(crate) mod nixos;
 mod systemd;
 mod user;
 
@@ -159,7 +161,7 @@ fn units_of(activation: &Activation) -> Option<systemd::Owner> {
             privileged: *privileged,
             timeout: std::time::Duration::from_secs((*timeout).into()),
         }),
-        Activation::None | Activation::Exec { .. } => None,
+        Activation::None | Activation::Exec { .. } | Activation::Nixos { .. } => None,
     }
 }
 

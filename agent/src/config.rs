@@ -13,7 +13,7 @@ use shared::id::Digest;
 
 pub(crate) use self::keys::{did_you_mean, near_matches};
 pub(crate) use self::settings::{
-    ExtraCache, Gc, ProfilePattern, Readers, Registry, RootOfTrust, Runner, Settings,
+    ExtraCache, Gc, ProfilePattern, Readers, Reboots, Registry, RootOfTrust, Runner, Settings,
 };
 
 /// Where the configuration is unless `--config` says otherwise.

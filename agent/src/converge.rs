@@ -11,6 +11,7 @@ mod error;
 mod examine;
 mod fetch;
 mod session;
+mod system;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +22,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use shared::id::{GroupName, ProfileName, RealmName};
 use shared::problem::chain;
-use shared::window::Windows;
+use shared::window::{Opening, Windows};
 use store::local::{LocalStore, LocalStoreError};
 use store::substitute::{Limits, Observer};
 use tokio::sync::{Notify, watch};
@@ -29,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::session::Session;
 use crate::caches::Caches;
-use crate::config::{Gc, Runner};
+use crate::config::{Gc, Reboots, Runner};
 use crate::dead_man::DeadMan;
 use crate::files;
 use crate::floors::Floors;
@@ -37,7 +38,7 @@ use crate::health::Tools;
 use crate::journal::Journal;
 use crate::pins::Pins;
 use crate::state::{Desired, Event, Pin, Profile, State, Wanted};
-use crate::windows;
+use crate::windows::{self, Openings};
 
 pub(crate) use self::error::ConvergeError;
 pub(crate) use self::examine::Found;
@@ -62,6 +63,8 @@ pub(crate) struct Place {
     pub(crate) tools: Tools,
     /// Who undoes a switch that this process does not live to confirm, where systemd wakes him.
     pub(crate) dead_man: Option<DeadMan>,
+    /// Whether this host reboots by itself.
+    pub(crate) reboots: Reboots,
 }
 
 /// When to stop half-way. A switch comes to its end whatever is cancelled, unless it can be left.
@@ -364,7 +367,7 @@ impl Converger {
             };
             profiles.extend(profile.map(|profile| {
                 let pin = pins.get(&name).cloned();
-                let open = windows::look(&profile.windows, now());
+                let open = self.inner.openings(&profile);
                 Profile { pin, open, ..profile }
             }));
         }
@@ -404,6 +407,15 @@ impl Converger {
 }
 
 impl Inner {
+    /// Returns what windows and host let a profile do now.
+    fn openings(&self, profile: &Profile) -> Openings {
+        let open = windows::look(&profile.windows, now());
+        match self.place.reboots {
+            Reboots::Never => Openings { reboot: Opening::Closed { until: None }, ..open },
+            Reboots::OneShot | Reboots::Any => open,
+        }
+    }
+
     fn link(&self, name: &ProfileName) -> PathBuf {
         let profiles = self.place.root.join("nix/var/nix/profiles");
         // `system` is the host's own; everything else stays out of its way.

@@ -5,7 +5,8 @@
 //! So it works also if what is switched to breaks the agent, replaces or removes it. It takes the
 //! host's switch lock and reads the journal again; an attempt that has ended by then, or a link that
 //! somebody moved on, it leaves alone: the lock decides, the timer only wakes. A boot forgets timers,
-//! so `agent recover` arms them again at each one.
+//! so `agent recover` arms them again at each one. A system that was booted to be tried may lack the unit
+//! that runs it, and everything else of ours: for its boots, a timer is attached from outside of it.
 
 use std::fs;
 use std::io;
@@ -28,6 +29,9 @@ const CONFIG: &str = "agent.toml";
 
 /// Where systemd keeps what was made at run time.
 const TRANSIENT: &str = "/run/systemd/transient";
+
+/// Where systemd finds units that no system brings, at every boot.
+const ATTACHED: &str = "/etc/systemd/system.attached";
 
 /// Why the dead man cannot watch.
 #[derive(Debug, thiserror::Error)]
@@ -87,8 +91,40 @@ impl DeadMan {
         run(&mut command)
     }
 
+    /// Wakes the dead man this time after every boot, whatever system is booted, until he is
+    /// disarmed.
+    pub(crate) fn arm_for_boots(&self, attempt: &str, after: Duration) -> Result<(), DeadManError> {
+        self.equip()?;
+        let attached = Attached::of(attempt);
+        let wants = attached.wanted.parent().unwrap_or(&attached.wanted);
+        let failed = |source| FileError { action: "create", path: wants.to_owned(), source };
+        fs::create_dir_all(wants).map_err(failed)?;
+        let program = self.folder.join(PROGRAM);
+        let config = self.folder.join(CONFIG);
+        let service = format!(
+            "[Unit]\nDescription=Shoal: undoes a system that nobody confirmed\n\
+             [Service]\nType=oneshot\nExecStart={} --config {} recover --attempt {attempt}\n",
+            quoted(&program),
+            quoted(&config),
+        );
+        let seconds = after.as_secs().max(1);
+        let timer = format!(
+            "[Unit]\nDescription=Shoal: waits for a system to be confirmed\n\
+             [Timer]\nOnBootSec={seconds}s\nAccuracySec=1s\n"
+        );
+        files::replace(&attached.service, service.as_bytes())?;
+        files::replace(&attached.timer, timer.as_bytes())?;
+        let failed = |source| FileError { action: "create", path: attached.wanted.clone(), source };
+        Ok(link(&attached.timer, &attached.wanted).map_err(failed)?)
+    }
+
     /// Lets the dead man sleep: the attempt has ended.
     pub(crate) fn disarm(&self, attempt: &str) {
+        for file in Attached::of(attempt).files() {
+            if let Err(error) = remove(file) {
+                tracing::warn!(path = %file.display(), %error, "cannot remove a file");
+            }
+        }
         if !is_armed(attempt) {
             return;
         }
@@ -119,6 +155,37 @@ impl DeadMan {
             None => copy(&own, &path).map_err(failed),
         }
     }
+}
+
+/// The units of an attempt that lie outside of every system.
+struct Attached {
+    service: PathBuf,
+    timer: PathBuf,
+    wanted: PathBuf,
+}
+
+impl Attached {
+    fn of(attempt: &str) -> Self {
+        let folder = Path::new(ATTACHED);
+        let name = format!("{}-boots", unit(attempt));
+        Self {
+            service: folder.join(format!("{name}.service")),
+            timer: folder.join(format!("{name}.timer")),
+            wanted: folder.join("timers.target.wants").join(format!("{name}.timer")),
+        }
+    }
+
+    fn files(&self) -> [&Path; 3] {
+        // What asks for the others first.
+        [&self.wanted, &self.timer, &self.service]
+    }
+}
+
+/// Writes a path as a word of a unit's command line.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"{}\"", text.replace('%', "%%").replace('$', "$$"))
 }
 
 /// Returns this program's file. If it was replaced meanwhile, that is the old one all the same.
@@ -226,6 +293,12 @@ mod tests {
         fs::write(&own, "longer").unwrap();
         copy(&own, &kept).unwrap();
         assert_eq!(fs::read(&kept).unwrap(), b"longer");
+    }
+
+    #[test]
+    fn a_path_stays_itself_in_a_unit() {
+        let path = Path::new("/a 100%/$x\\\"y");
+        assert_eq!(quoted(path), "\"/a 100%%/$$x\\\\\\\"y\"");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::windows;
 /// What this agent can do.
 pub(crate) const SUPPORTED: &[Feature] = &[
     Feature::ActivationExec,
+    Feature::ActivationNixos,
     Feature::ActivationNone,
     Feature::ActivationSystemd,
     Feature::Health,
@@ -79,6 +80,7 @@ fn ask(documents: &Documents<'_>, rules: &HostRules<'_>) -> Result<Desired, Reas
         Reason::new(Code::NotAllowed, text)
     })?;
     match rule.take {
+        Take::Stop if profile.is_system() => return Err(not_stopped("the policy")),
         Take::Stop => {
             let text = format!("the policy of `{group}` stops `{profile}`");
             let reason = Reason::new(Code::PolicyStop, text);
@@ -97,6 +99,11 @@ fn ask(documents: &Documents<'_>, rules: &HostRules<'_>) -> Result<Desired, Reas
         Reason::new(Code::NoManifest, text)
     })?;
     follow(manifest, rule, rules)
+}
+
+/// A host without its operating system is none.
+fn not_stopped(who: &str) -> Reason {
+    Reason::new(Code::NotAllowed, format!("{who} stops `system`, and no machine goes without"))
 }
 
 /// What the manifest asks, where the policy says `take = yes`.
@@ -122,6 +129,9 @@ fn follow(
     let version = EpochVersion { epoch: manifest.epoch, version: manifest.version };
     let retired = || Reason::new(Code::Retired, "the team retired the profile");
     match manifest.retire {
+        Some(Retire::Stop) if manifest.profile.is_system() => {
+            return Err(not_stopped("the manifest"));
+        }
         Some(Retire::Stop) => {
             return Ok(Desired::Stop { version: Some(version), reason: retired() });
         }
@@ -182,17 +192,19 @@ fn choose_activation(
     }
     if activations.is_some_and(|allowed| !allowed.contains(&kind)) {
         let who = match kind {
-            ActivationKind::Systemd => {
+            ActivationKind::Systemd | ActivationKind::Nixos => {
                 "this host's configuration (`activation.runner`, `profiles.activations`)"
             }
-            ActivationKind::Nixos | ActivationKind::Exec | ActivationKind::None => {
-                "this host's configuration"
-            }
+            ActivationKind::Exec | ActivationKind::None => "this host's configuration",
         };
         return not_allowed(who);
     }
     if manifest.profile.is_system() && kind != ActivationKind::Nixos {
         let text = "`system` is the host's operating system, which only `nixos` activates";
+        return Err(Reason::new(Code::NotAllowed, text));
+    }
+    if kind == ActivationKind::Nixos && !manifest.profile.is_system() {
+        let text = "activation `nixos` is for the profile `system` alone";
         return Err(Reason::new(Code::NotAllowed, text));
     }
     match kind {
@@ -204,10 +216,7 @@ fn choose_activation(
             let (user, privileged) = (rule.user.clone(), rule.privileged);
             Ok(Activation::Systemd { timeout, user, privileged })
         }
-        ActivationKind::Nixos => {
-            let text = format!("this agent cannot do activation `{kind}`");
-            Err(Reason::new(Code::Unsupported, text))
-        }
+        ActivationKind::Nixos => Ok(Activation::Nixos { timeout }),
     }
 }
 
@@ -319,7 +328,7 @@ mod tests {
         };
         assert_eq!(code(nothing, kind("none")), Code::NotAllowed);
         assert_eq!(code(nothing, kind("systemd")), Code::NotAllowed);
-        assert_eq!(code(nothing, kind("nixos")), Code::Unsupported);
+        assert_eq!(code(nothing, kind("nixos")), Code::NotAllowed);
         let window = json!([{"cron": "0 2 * * *", "zone": "Europe/Atlantis", "length": 60}]);
         let windows = |document: &mut Value| document["windows"]["switch"] = window.clone();
         assert_eq!(code(nothing, windows), Code::Unsupported);
@@ -334,6 +343,61 @@ mod tests {
         assert_eq!(code(nothing, retire), Code::Retired);
         let Desired::Freeze { reason } = desired(&policy(nothing), None) else { panic!() };
         assert_eq!(reason.code, Code::NoManifest);
+    }
+
+    #[test]
+    fn an_operating_system_is_the_profile_system_and_is_never_stopped() {
+        let as_system = |value: &mut Value| {
+            let rule = json!({"take": "yes", "activations": ["nixos", "none"], "privileged": true,
+                "epoch": 0});
+            if value["profiles"].is_object() {
+                value["profiles"] = json!({"system": rule});
+            } else {
+                value["profile"] = json!("system");
+                value["activation"]["kind"] = json!("nixos");
+            }
+        };
+        let ask = |change: fn(&mut Value)| {
+            let both = |value: &mut Value| {
+                as_system(value);
+                change(value);
+            };
+            let (policy, manifest) = (policy(both), manifest(both));
+            let group = manifest.group.clone();
+            let rules = HostRules {
+                host: &facts(),
+                activations: None,
+                keeps_registry: false,
+                has_units: true,
+                windows: &Windows::default(),
+            };
+            let profile = &manifest.profile;
+            let manifest = Some(&manifest);
+            match desire(&Documents { group: &group, profile, policy: &policy, manifest }, &rules) {
+                Desired::Run { wanted } => format!("{:?}", wanted.activation),
+                Desired::Freeze { reason } => format!("{}: {}", reason.code, reason.text),
+                other @ (Desired::Stop { .. } | Desired::Keep { .. }) => format!("{other:?}"),
+            }
+        };
+        assert_eq!(ask(|_| {}), "Nixos { timeout: 300 }");
+        let kind = ask(|value| {
+            if value["activation"].is_object() {
+                value["activation"]["kind"] = json!("none");
+            }
+        });
+        assert!(kind.contains("which only `nixos` activates"), "{kind}");
+        let stopped = ask(|value| {
+            if value["profiles"].is_object() {
+                value["profiles"]["system"]["take"] = json!("stop");
+            }
+        });
+        assert!(stopped.contains("no machine goes without"), "{stopped}");
+        let retired = ask(|value| {
+            if value["activation"].is_object() {
+                (value["retire"], value["entries"]) = (json!("stop"), json!([]));
+            }
+        });
+        assert!(retired.contains("no machine goes without"), "{retired}");
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(crate) fn options(converger: &Converger) -> Result<gc::Options, Problem> {
     let mut options = plain_options()?;
     let profiles = converger.profiles().map_err(|error| error.problem())?;
     options.more_roots = needed(&profiles);
-    options.more_roots.extend(systems::Systems::read(converger.root()).paths());
+    options.more_roots.extend(crate::systems::Systems::read(converger.root()).paths());
     Ok(options)
 }
 

@@ -17,11 +17,30 @@ pub(crate) fn system() -> String {
     format!("{cpu}-{}", std::env::consts::OS)
 }
 
+/// Exists in a container that systemd runs in.
+const CONTAINER: &str = "/run/systemd/container";
+
 /// Returns the id of the current boot; `unknown` where the kernel does not tell.
+///
+/// In a container that is known by when its first process started: a unit with
+/// `ProtectKernelTunables=` sees the id of the machine around it, which may not have booted at all.
 pub(crate) fn boot_id() -> String {
+    if Path::new(CONTAINER).exists()
+        && let Some(started) = first_process_started()
+    {
+        return format!("container-{started}");
+    }
     let id = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
     let id = id.trim();
     if id.is_empty() { "unknown".to_owned() } else { id.to_owned() }
+}
+
+/// Returns when process 1 started, in the kernel's ticks since boot.
+fn first_process_started() -> Option<u64> {
+    let stat = std::fs::read_to_string("/proc/1/stat").ok()?;
+    // The name before, in parentheses, may hold anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Says whether somebody keeps the clock right.

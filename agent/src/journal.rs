@@ -283,7 +283,8 @@ mod tests {
         let (id, phases, log) = (text(16), vec![phase; 24], "\n".repeat(4096));
         largest.record = Some(Record { id: id.clone(), phases, log });
         let (from, target) = (Some(running(1)), Target::Wanted { wanted });
-        let attempt = Attempt { id, from, target, boot_id: text(36), starts: u32::MAX };
+        let attempt =
+            Attempt { id, from, target, boot_id: text(36), starts: u32::MAX, reboots: u32::MAX };
         largest.state = State::RollingBack { attempt, reason, restored: Some(Timestamp::MAX) };
         let folder = tempfile::tempdir().unwrap();
         let journal = Journal::new(folder.path());

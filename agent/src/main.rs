@@ -34,6 +34,7 @@ mod service;
 mod state;
 mod status;
 mod stop;
+mod systems;
 mod trust_store;
 mod windows;
 

@@ -140,6 +140,7 @@ pub(crate) fn place(settings: &Settings) -> Place {
         || DeadMan::new(&settings.state_dir, settings.written.clone(), &settings.store.root);
     Place {
         dead_man: (settings.runner == Runner::Systemd).then(dead_man),
+        reboots: settings.reboots,
         state_dir: settings.state_dir.clone(),
         realm: settings.realm.clone(),
         runner: settings.runner,

@@ -10,6 +10,7 @@
 mod confirm;
 mod event;
 mod reason;
+mod reboot;
 mod recover;
 mod step;
 #[cfg(test)]
@@ -28,7 +29,7 @@ use shared::window::{Opening, Windows};
 use crate::windows::Openings;
 
 pub(crate) use self::confirm::Examination;
-pub(crate) use self::event::{Action, Event, Facts, Link, Ticket};
+pub(crate) use self::event::{Action, Event, Facts, Link, Systems, Ticket};
 pub(crate) use self::reason::{Code, Persistence, Reason};
 pub(crate) use self::recover::recover;
 pub(crate) use self::step::{closed, step};
@@ -76,6 +77,11 @@ pub(crate) enum Activation {
         user: Option<UserName>,
         /// Whether the owners gave the profile root's rights.
         privileged: bool,
+    },
+    /// The operating system of the machine, by its own `switch-to-configuration`.
+    Nixos {
+        /// Seconds that each of its runs may take.
+        timeout: u32,
     },
 }
 
@@ -190,6 +196,9 @@ pub(crate) struct Attempt {
     pub(crate) boot_id: String,
     /// How often it was begun: more than once after a crash.
     pub(crate) starts: u32,
+    /// How often the machine has booted for it: to get there, and back.
+    #[serde(default)]
+    pub(crate) reboots: u32,
 }
 
 /// The machine's state; each holds what only it needs.
@@ -440,6 +449,25 @@ impl Profile {
         }
     }
 
+    /// Returns until when no window lets the machine reboot, if one is due and that is so.
+    pub(crate) fn reboots_at(&self) -> Option<Option<Timestamp>> {
+        match (&self.state, self.open.reboot) {
+            (State::RebootPending { .. }, Opening::Closed { until }) => Some(until),
+            (State::RebootPending { .. }, Opening::Open)
+            | (
+                State::Starting
+                | State::Steady { .. }
+                | State::Fetching { .. }
+                | State::Staged { .. }
+                | State::Switching { .. }
+                | State::Confirming { .. }
+                | State::RollingBack { .. }
+                | State::Failed { .. },
+                _,
+            ) => None,
+        }
+    }
+
     /// Returns whether a pin holds the profile at this time.
     pub(crate) fn is_pinned(&self, now: Timestamp) -> bool {
         self.pin.as_ref().is_some_and(|pin| pin.holds(now))
@@ -460,11 +488,11 @@ impl Profile {
             State::Fetching { pause: Some(pause), .. } => Some(pause.until),
             State::Steady { obstacle: Some(obstacle) } => Some(obstacle.until),
             State::Staged { .. } => self.closed_until().flatten(),
+            State::RebootPending { .. } => self.reboots_at().flatten(),
             State::Starting
             | State::Steady { obstacle: None }
             | State::Fetching { pause: None, .. }
             | State::Switching { .. }
-            | State::RebootPending { .. }
             | State::Confirming { .. }
             | State::RollingBack { .. }
             | State::Failed { .. } => None,
@@ -492,7 +520,8 @@ impl Running {
     /// A root that did not change needs no switch, unless it is put to work in another way.
     pub(crate) fn satisfies(&self, wanted: &Wanted) -> bool {
         let same_way = match (&self.activation, &wanted.activation) {
-            (Activation::None, Activation::None) => true,
+            (Activation::None, Activation::None)
+            | (Activation::Nixos { .. }, Activation::Nixos { .. }) => true,
             (
                 Activation::Exec { user, privileged, timeout: _ },
                 Activation::Exec { user: other_user, privileged: other, timeout: _ },
@@ -501,9 +530,22 @@ impl Running {
                 Activation::Systemd { user, privileged, timeout: _ },
                 Activation::Systemd { user: other_user, privileged: other, timeout: _ },
             ) => user == other_user && privileged == other,
-            (Activation::None, Activation::Exec { .. } | Activation::Systemd { .. })
-            | (Activation::Exec { .. }, Activation::None | Activation::Systemd { .. })
-            | (Activation::Systemd { .. }, Activation::None | Activation::Exec { .. }) => false,
+            (
+                Activation::None,
+                Activation::Exec { .. } | Activation::Systemd { .. } | Activation::Nixos { .. },
+            )
+            | (
+                Activation::Exec { .. },
+                Activation::None | Activation::Systemd { .. } | Activation::Nixos { .. },
+            )
+            | (
+                Activation::Systemd { .. },
+                Activation::None | Activation::Exec { .. } | Activation::Nixos { .. },
+            )
+            | (
+                Activation::Nixos { .. },
+                Activation::None | Activation::Exec { .. } | Activation::Systemd { .. },
+            ) => false,
         };
         self.path == wanted.path && same_way && !self.unsure
     }

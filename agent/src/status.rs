@@ -16,6 +16,7 @@ use crate::client::PollRecord;
 use crate::config::Settings;
 use crate::report::{running, wanted};
 use crate::state::{Code, Explained, Profile, Reason};
+use crate::systems::Systems;
 
 /// The name of the form in which a status is told.
 const SCHEMA: &str = "status.v1";
@@ -46,6 +47,9 @@ pub(crate) struct Status {
     pub(crate) trust: Option<TrustStatus>,
     /// Bytes that may still be written to the store.
     pub(crate) free: Option<u64>,
+    /// The systems of the machine, if it runs NixOS.
+    #[serde(default)]
+    pub(crate) systems: Option<report::Systems>,
     /// The daemon, if it tells this itself.
     pub(crate) daemon: Option<DaemonStatus>,
 }
@@ -156,6 +160,7 @@ impl Status {
                 expires_at: facts.expires_at.map(Time::from),
             }),
             free: crate::host::free_space(&settings.store.root),
+            systems: Systems::read(&settings.store.root).told(&settings.store.root),
             daemon: None,
         }
     }

@@ -1,4 +1,4 @@
-//! When this host may fetch and switch, by all who have a say: the manifest, the policy, the host.
+//! When this host may fetch, switch and reboot, by all who have a say: the manifest, the policy, the host.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -11,6 +11,8 @@ pub(crate) struct Openings {
     pub(crate) fetch: Opening,
     /// Whether to switch.
     pub(crate) switch: Opening,
+    /// Whether to reboot.
+    pub(crate) reboot: Opening,
 }
 
 /// Returns what may be done at this time; all of the windows must let it.
@@ -18,6 +20,7 @@ pub(crate) fn look(windows: &[Windows], now: Timestamp) -> Openings {
     Openings {
         fetch: opening(windows, now, |windows| &windows.fetch),
         switch: opening(windows, now, |windows| &windows.switch),
+        reboot: opening(windows, now, |windows| &windows.reboot),
     }
 }
 

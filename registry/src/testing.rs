@@ -314,6 +314,7 @@ impl Host {
             labels: BTreeMap::new(),
             clock: Clock::Synchronized,
             free: Free { store: None, boot: None },
+            systems: None,
             trust: TrustState { root: 1, timestamp: None, snapshot: None, signed_at: None },
             profiles: Vec::new(),
         }

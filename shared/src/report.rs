@@ -64,6 +64,9 @@ pub struct Report {
     pub clock: Clock,
     /// Free space in bytes.
     pub free: Free,
+    /// The systems of the machine, if it runs NixOS and its agent tells.
+    #[serde(default)]
+    pub systems: Option<Systems>,
     /// The signed state that it acts on.
     pub trust: TrustState,
     /// Each profile that it follows.
@@ -93,6 +96,20 @@ pub struct Free {
     /// Where the boot entries are.
     #[serde(deserialize_with = "json::nullable")]
     pub boot: Option<u64>,
+}
+
+/// The systems of a machine that runs NixOS, which may be three.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Systems {
+    /// What is activated.
+    #[serde(deserialize_with = "json::nullable")]
+    pub running: Option<StorePath>,
+    /// What was booted.
+    #[serde(deserialize_with = "json::nullable")]
+    pub booted: Option<StorePath>,
+    /// What is booted next, as far as the boot loader tells: once, or by default.
+    #[serde(deserialize_with = "json::nullable")]
+    pub next_boot: Option<StorePath>,
 }
 
 /// The signed state that a host acts on.

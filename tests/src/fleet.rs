@@ -182,6 +182,7 @@ impl Member {
             labels: BTreeMap::new(),
             clock: Clock::Synchronized,
             free: Free { store: Some(44_023_414_784), boot: None },
+            systems: None,
             trust: TrustState { root: 1, timestamp: Some(1), snapshot: None, signed_at: Some(now) },
             profiles: vec![profile],
         };

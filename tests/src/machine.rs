@@ -262,6 +262,15 @@ impl Machine<'_> {
     pub fn reboot(&mut self) {
         // The one who asks may well be ended with the rest.
         drop(self.run(&["systemctl", "reboot"]));
+        self.comes_back();
+    }
+
+    /// Waits until it has gone down by itself, for a reboot, and is up again.
+    ///
+    /// # Panics
+    /// When it does not go down, or does not come up again.
+    #[track_caller]
+    pub fn comes_back(&mut self) {
         let mut running = self.running.take().expect("it is on");
         eventually(&format!("{} goes down", self.name), || {
             (!running.nspawn.is_running()).then_some(())

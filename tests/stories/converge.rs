@@ -174,7 +174,7 @@ fn the_operator_of_a_host_outranks_everybody() {
 }
 
 #[test]
-fn a_manifest_that_asks_for_more_than_this_agent_can_do_changes_nothing() {
+fn an_operating_system_is_not_switched_where_systemd_is_not_the_runner() {
     let builder = Builder::new();
     let realm = realm(&builder, &[]);
     let words = ["group", "set", "eu", "--profile", "system:nixos"];
@@ -187,6 +187,6 @@ fn a_manifest_that_asks_for_more_than_this_agent_can_do_changes_nothing() {
     system.sign(&[&words[..], &[root.to_str().unwrap()]].concat()).ok();
     let host = Host::enrol(&realm, "eu", "host-1");
     host.run(&["once"]).fails(1);
-    assert_eq!(host.state("system"), "waiting unsupported");
+    assert_eq!(host.state("system"), "waiting not_allowed");
     assert_eq!(host.current("system"), None);
 }

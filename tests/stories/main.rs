@@ -40,6 +40,8 @@ mod machines;
 #[cfg(test)]
 mod network;
 #[cfg(test)]
+mod nixos;
+#[cfg(test)]
 mod power;
 #[cfg(test)]
 mod publish;

@@ -5,7 +5,7 @@ mod boot;
 mod confined;
 mod cut_off;
 mod dead_man;
-mod lab;
+pub(crate) mod lab;
 mod moves;
 mod programs;
 mod services;

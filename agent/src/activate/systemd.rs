@@ -7,10 +7,9 @@
 pub(crate) mod apply;
 mod ask;
 mod links;
-mod manager;
+pub(super) mod manager;
 mod plan;
 mod root;
-#[expect(dead_code, reason = "activation `nixos` comes next")]
 pub(crate) mod transient;
 mod unit;
 

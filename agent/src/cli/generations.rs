@@ -5,11 +5,13 @@ use serde::Serialize;
 use shared::id::ProfileName;
 use shared::nix::StorePath;
 use shared::problem::{Kind, Problem};
+use shared::report;
 use shared::time::Time;
 use shared::version::VersionNumber;
 use store::profile::Profile;
 
 use crate::cli::{Context, Host};
+use crate::systems::Systems;
 
 /// List the generations of a profile; `*` marks the current one.
 #[derive(Debug, Args)]
@@ -30,10 +32,41 @@ struct Listed {
 struct Row {
     generation: u64,
     current: bool,
+    /// Whether the machine has it activated, has booted it, and boots it next.
+    system: Option<Marks>,
     created: Time,
     /// The manifest that it came from, if this agent confirmed it.
     version: Option<VersionNumber>,
     path: StorePath,
+}
+
+/// What a generation is to the machine.
+#[derive(Serialize)]
+struct Marks {
+    activated: bool,
+    booted: bool,
+    boots_next: bool,
+}
+
+impl Marks {
+    fn of(path: &StorePath, systems: &report::Systems) -> Self {
+        let is = |system: &Option<StorePath>| system.as_ref() == Some(path);
+        Self {
+            activated: is(&systems.running),
+            booted: is(&systems.booted),
+            boots_next: is(&systems.next_boot),
+        }
+    }
+
+    fn words(&self) -> String {
+        let words = [
+            (self.activated, "activated"),
+            (self.booted, "booted"),
+            (self.boots_next, "boots next"),
+        ];
+        let words: Vec<&str> = words.iter().filter(|it| it.0).map(|it| it.1).collect();
+        if words.is_empty() { String::new() } else { format!("  ({})", words.join(", ")) }
+    }
 }
 
 /// Prints the generations.
@@ -42,6 +75,8 @@ pub(crate) fn run(args: &GenerationsArgs, context: &Context) -> Result<(), Probl
     let known = host.profile(&args.profile)?;
     let failed = |error| Problem::from_error(Kind::Runtime, "profile", &error);
     let links = Profile::open(&host.converger.link(&args.profile)).map_err(failed)?;
+    let root = host.converger.root();
+    let systems = Systems::read(root).told(root).filter(|_| args.profile.is_system());
     let current = links.current().map_err(failed)?.map(|generation| generation.number);
     let row = |generation: store::profile::Generation| {
         let same = |running: &&crate::state::Running| {
@@ -51,6 +86,7 @@ pub(crate) fn run(args: &GenerationsArgs, context: &Context) -> Result<(), Probl
         Row {
             generation: generation.number,
             current: current == Some(generation.number),
+            system: systems.as_ref().map(|systems| Marks::of(&generation.path, systems)),
             created: generation.created.into(),
             version: running.and_then(|running| running.version).map(|version| version.version),
             path: generation.path,
@@ -64,8 +100,9 @@ pub(crate) fn run(args: &GenerationsArgs, context: &Context) -> Result<(), Probl
     for row in &listed.generations {
         let mark = if row.current { '*' } else { ' ' };
         let version = row.version.map_or("-".to_owned(), |version| format!("#{version}"));
-        let line =
-            format!("{mark} {:>5}  {}  {version:>6}  {}", row.generation, row.created, row.path);
+        let marks = row.system.as_ref().map(Marks::words).unwrap_or_default();
+        let Row { generation, created, path, .. } = row;
+        let line = format!("{mark} {generation:>5}  {created}  {version:>6}  {path}{marks}");
         context.output.data(&line)?;
     }
     Ok(())

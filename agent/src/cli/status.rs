@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use owo_colors::{OwoColorize as _, Style};
 use shared::human;
 use shared::problem::{Kind, Problem};
+use shared::report;
 use shared::state_word::StateWord;
 use shared::time::Time;
 
@@ -100,6 +101,7 @@ fn whole(status: &Status, now: Timestamp) -> String {
         one(&mut text, profile, now);
     }
     text.push('\n');
+    about_systems(&mut text, status);
     about_registry(&mut text, status, now);
     about_daemon(&mut text, status, now);
     text
@@ -128,6 +130,19 @@ fn one(text: &mut String, profile: &ProfileStatus, now: Timestamp) {
     }
     if let Some(next) = &profile.next {
         line("Next", next.clone());
+    }
+}
+
+/// Tells the three systems of a machine where they are not one.
+fn about_systems(text: &mut String, status: &Status) {
+    let Some(report::Systems { running, booted, next_boot }) = &status.systems else { return };
+    if running == booted && booted == next_boot {
+        return;
+    }
+    let systems = [("Activated", running), ("Booted", booted), ("Boots next", next_boot)];
+    for (label, system) in systems {
+        let told = system.as_ref().map_or_else(|| "not known".to_owned(), ToString::to_string);
+        text.push_str(&format!("{label:<11} {told}\n"));
     }
 }
 

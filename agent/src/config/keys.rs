@@ -22,6 +22,7 @@ const KEYS: &[&str] = &[
     "profiles.activations",
     "profiles.allow",
     "realm",
+    "reboot.allow",
     "registry.ca_file",
     "registry.heartbeat",
     "registry.poll",

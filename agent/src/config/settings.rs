@@ -68,6 +68,8 @@ pub(crate) struct Settings {
     pub(crate) keeps_registry: bool,
     /// When this host fetches, switches and reboots, within what manifests and policies allow.
     pub(crate) windows: Windows,
+    /// Whether this host reboots by itself.
+    pub(crate) reboots: Reboots,
     /// Which generations are kept, and when the agent collects garbage by itself.
     pub(crate) gc: Gc,
     /// What the daemon shows, and to whom.
@@ -197,6 +199,17 @@ impl ProfilePattern {
     }
 }
 
+/// Whether this host reboots by itself into a system that needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reboots {
+    /// Somebody else reboots it.
+    Never,
+    /// Where its boot loader can boot a system once, so that a bad one is left by the next reboot.
+    OneShot,
+    /// Also where what is booted must become the default before anybody knows whether it works.
+    Any,
+}
+
 /// Who runs activation programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Runner {
@@ -224,6 +237,7 @@ impl Settings {
             daemon,
             health,
             windows,
+            reboot,
         } = merged.written()?;
         let check = Check(merged);
         let runner = check.parse("activation.runner", &activation.runner)?;
@@ -265,6 +279,7 @@ impl Settings {
             keeps_registry: health.registry,
             gc: gc_of(&gc),
             windows: check.windows(windows)?,
+            reboots: check.parse("reboot.allow", &reboot.allow)?,
         })
     }
 }
@@ -284,9 +299,8 @@ fn available(runner: Runner, allowed: Option<Vec<ActivationKind>>) -> Option<Vec
     match runner {
         Runner::Systemd => allowed,
         Runner::Child => {
-            let all = vec![ActivationKind::Exec, ActivationKind::None, ActivationKind::Nixos];
-            let mut left = allowed.unwrap_or(all);
-            left.retain(|kind| *kind != ActivationKind::Systemd);
+            let mut left = allowed.unwrap_or(vec![ActivationKind::Exec, ActivationKind::None]);
+            left.retain(|kind| matches!(kind, ActivationKind::Exec | ActivationKind::None));
             Some(left)
         }
     }
@@ -315,6 +329,19 @@ impl FromStr for Readers {
             "everyone" => Ok(Self::Everyone),
             "root" => Ok(Self::Root),
             other => Err(format!("`{other}` is neither `everyone` nor `root`")),
+        }
+    }
+}
+
+impl FromStr for Reboots {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "never" => Ok(Self::Never),
+            "one-shot" => Ok(Self::OneShot),
+            "any" => Ok(Self::Any),
+            other => Err(format!("`{other}` is none of `never`, `one-shot` and `any`")),
         }
     }
 }

@@ -66,6 +66,10 @@ fetch = []
 switch = []
 reboot = []
 
+# Who publishes a kernel does not decide alone when machines go down.
+[reboot]
+allow = "never"
+
 # `systemd` where it is the host's init: without it no units can be started.
 [activation]
 runner = "child"
@@ -89,6 +93,7 @@ pub(crate) struct Written {
     pub(super) daemon: Daemon,
     pub(super) health: Health,
     pub(super) windows: Windows,
+    pub(super) reboot: Reboot,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -168,6 +173,12 @@ pub(super) struct Windows {
     pub(super) fetch: Vec<Window>,
     pub(super) switch: Vec<Window>,
     pub(super) reboot: Vec<Window>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Reboot {
+    pub(super) allow: String,
 }
 
 #[derive(Debug, Default, Deserialize)]

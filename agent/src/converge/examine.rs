@@ -225,7 +225,7 @@ impl Inner {
                 let by_checks =
                     running.checkup.user.filter(|_| needs_user(&running.checkup.health));
                 let user = match running.activation {
-                    Activation::None => by_checks,
+                    Activation::None | Activation::Nixos { .. } => by_checks,
                     Activation::Exec { user, .. } | Activation::Systemd { user, .. } => user,
                 };
                 taken.extend(user.map(|user| (name, user)));

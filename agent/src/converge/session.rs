@@ -19,10 +19,10 @@ use crate::host_lock::HostLock;
 use crate::pins::Pins;
 use crate::service;
 use crate::state::{
-    self, Action, Activation, Attempt, Code, Event, Facts, Link, Pin, Profile, Reason, Running,
-    State, Target, Ticket, Wanted,
+    self, Action, Activation, Attempt, Code, Event, Link, Pin, Profile, Reason, Running, State,
+    Target, Ticket, Wanted,
 };
-use crate::{crash, history, host, windows};
+use crate::{crash, history};
 
 /// The host's lock, and one profile as the journal has it.
 pub(super) struct Session {
@@ -63,19 +63,8 @@ impl Session {
 
     /// Ends what a dead process may have left: we have the lock, so nobody is at it.
     pub(super) fn recover(&mut self) -> Result<(), ConvergeError> {
-        self.profile.open = windows::look(&self.profile.windows, now());
-        let at_work = match &self.profile.state {
-            State::Switching { attempt } => self.is_at_work(attempt)?,
-            State::Starting
-            | State::Steady { .. }
-            | State::Fetching { .. }
-            | State::Staged { .. }
-            | State::RebootPending { .. }
-            | State::Confirming { .. }
-            | State::RollingBack { .. }
-            | State::Failed { .. } => false,
-        };
-        let facts = Facts { link: self.link()?, boot_id: host::boot_id(), at_work };
+        self.profile.open = self.inner.openings(&self.profile);
+        let facts = self.facts()?;
         let (profile, actions) = state::recover(self.profile.clone(), &facts, now());
         self.act(profile, actions)?;
         if let Some(group) = self.group.clone() {
@@ -87,7 +76,7 @@ impl Session {
 
     /// Tells the machine of an event, and does what it says.
     pub(super) fn feed(&mut self, event: Event) -> Result<(), ConvergeError> {
-        self.profile.open = windows::look(&self.profile.windows, now());
+        self.profile.open = self.inner.openings(&self.profile);
         let (profile, actions) = state::step(self.profile.clone(), event, now());
         self.act(profile, actions)
     }
@@ -181,6 +170,11 @@ impl Session {
                     Some(it) if it.checkup.health.is_empty() => Event::Healthy(it.id),
                     Some(_) | None => continue,
                 },
+                Action::Keep(attempt) => self.keep(&attempt)?,
+                Action::Reboot(attempt) => {
+                    self.reboot(&attempt)?;
+                    continue;
+                }
                 Action::RollBack(attempt) => self.roll_back(&attempt)?,
             };
             let (profile, more) = state::step(self.profile.clone(), event, now());
@@ -224,11 +218,7 @@ impl Session {
 
     /// Checks that the host has all that the switch will need.
     fn prepare(&mut self) -> Result<Event, ConvergeError> {
-        let ready = Ticket {
-            id: format!("{:016x}", rand::random::<u64>()),
-            boot_id: host::boot_id(),
-            link: self.link()?,
-        };
+        let ready = Ticket { id: format!("{:016x}", rand::random::<u64>()), facts: self.facts()? };
         let State::Staged { target: Target::Wanted { wanted } } = &self.profile.state else {
             self.inner.journal.reserve()?;
             return Ok(Event::LockTaken(ready));
@@ -245,11 +235,16 @@ impl Session {
         let (user, privileged) = (&wanted.checkup.user, wanted.checkup.privileged);
         let runs_programs = match &wanted.activation {
             Activation::Exec { .. } | Activation::Systemd { .. } => true,
-            Activation::None => wanted.checkup.needs_user(),
+            Activation::None | Activation::Nixos { .. } => wanted.checkup.needs_user(),
         };
         let host = self.inner.host(&self.profile.name)?;
         if runs_programs && let Err(error) = activate::choose(&host, user.as_ref(), privileged) {
             return Ok(not_ready(Code::UserRefused, error.to_string()));
+        }
+        if let Activation::Nixos { .. } = wanted.activation
+            && let Some(reason) = self.refuse_system(wanted)
+        {
+            return Ok(Event::NotReady(wanted.path.clone(), reason));
         }
         if let Some(work) = work_of_target(&Target::Wanted { wanted: wanted.clone() })
             && let Activation::Systemd { .. } = work.activation
@@ -282,11 +277,14 @@ impl Session {
 
     /// Undoes an attempt that nobody confirmed in time.
     pub(super) fn expire(&mut self, id: String) -> Result<(), ConvergeError> {
-        let link = self.link()?;
-        self.feed(Event::Expired(id, link))
+        let facts = self.facts()?;
+        self.feed(Event::Expired(id, facts))
     }
 
     fn switch(&mut self, attempt: &Attempt) -> Result<Event, ConvergeError> {
+        if self.profile.name.is_system() {
+            return self.switch_system(attempt);
+        }
         let made = match &attempt.target {
             Target::Wanted { wanted } => self.links.set(&wanted.path),
             Target::Generation { running } => self.links.switch_to(running.generation),
@@ -310,7 +308,11 @@ impl Session {
     }
 
     /// Says what it means that the link could not be set, or not for sure.
-    fn not_linked(&self, attempt: &Attempt, error: &ProfileError) -> Result<Event, ConvergeError> {
+    pub(super) fn not_linked(
+        &self,
+        attempt: &Attempt,
+        error: &ProfileError,
+    ) -> Result<Event, ConvergeError> {
         let text = chain(error);
         if let Target::Wanted { wanted } = &attempt.target
             && self.link()?.is_none_or(|link| link.path != wanted.path)
@@ -337,6 +339,9 @@ impl Session {
     }
 
     fn roll_back(&mut self, attempt: &Attempt) -> Result<Event, ConvergeError> {
+        if self.profile.name.is_system() {
+            return self.roll_back_system(attempt);
+        }
         if let Some(from) = &attempt.from
             && let Err(error) = self.link_again(from)
         {
@@ -357,7 +362,7 @@ impl Session {
     }
 
     /// Points the link to what ran before, also if somebody deleted that generation meanwhile.
-    fn link_again(&self, from: &Running) -> Result<(), ProfileError> {
+    pub(super) fn link_again(&self, from: &Running) -> Result<(), ProfileError> {
         match self.links.switch_to(from.generation) {
             Ok(generation) if generation.path == from.path => Ok(()),
             Ok(_) | Err(ProfileError::NoGeneration { .. }) => self.links.set(&from.path).map(drop),
@@ -366,7 +371,7 @@ impl Session {
     }
 
     /// Deletes the generation that failed: whoever goes back later finds only good ones.
-    fn forget_failed(&self, attempt: &Attempt) -> Result<(), ConvergeError> {
+    pub(super) fn forget_failed(&self, attempt: &Attempt) -> Result<(), ConvergeError> {
         let Target::Wanted { wanted } = &attempt.target else { return Ok(()) };
         if attempt.from.is_none() {
             return Ok(self.links.remove()?);
@@ -410,7 +415,7 @@ impl Session {
     }
 
     /// Returns whether the program of a switch goes on without us.
-    fn is_at_work(&self, attempt: &Attempt) -> Result<bool, ConvergeError> {
+    pub(super) fn is_at_work(&self, attempt: &Attempt) -> Result<bool, ConvergeError> {
         let Some(job) = self.job(attempt, "switch") else { return Ok(false) };
         Ok(runtime()?.block_on(job.is_there(&self.profile.name)))
     }
@@ -441,7 +446,7 @@ impl Session {
         }
     }
 
-    fn keep_log(&mut self, log: &str) {
+    pub(super) fn keep_log(&mut self, log: &str) {
         self.profile.record.get_or_insert_default().log = human::redact(log);
     }
 
@@ -469,12 +474,12 @@ impl Session {
 }
 
 /// Returns a runtime of its own: the switch goes on while the process's shuts down.
-fn runtime() -> Result<Runtime, ConvergeError> {
+pub(super) fn runtime() -> Result<Runtime, ConvergeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(ConvergeError::Prepare)
 }
 
-fn link_of(generation: Generation) -> Link {
+pub(super) fn link_of(generation: Generation) -> Link {
     Link { generation: generation.number, path: generation.path }
 }
 

@@ -8,10 +8,10 @@ use shared::problem::{Kind, Problem};
 use store::profile::{Generation, Profile as Links, ProfileError};
 
 use super::policy::{self, Keep, Verdict};
-use super::systems::Systems;
 use crate::converge::Converger;
 use crate::crash;
 use crate::host_lock::HostLock;
+use crate::systems::Systems;
 
 /// A generation, and what becomes of it.
 #[derive(Debug)]

@@ -10,8 +10,9 @@ use shared::human;
 use shared::nix::StorePath;
 use store::profile::Generation;
 
-use super::systems::Systems;
+use super::systems::need;
 use crate::state::{Profile, State, Target};
+use crate::systems::Systems;
 
 /// What is kept of that which nothing needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,7 +150,7 @@ pub(super) fn judge(
         let needed = (current == Some(generation.number))
             .then_some(Why::Current)
             .or_else(|| needed(known, generation))
-            .or_else(|| systems.need(&generation.path))
+            .or_else(|| need(systems, &generation.path))
             .or_else(|| held(known, now));
         verdicts.push(match (needed, keep) {
             (Some(why), _) => Verdict::Keep(why),

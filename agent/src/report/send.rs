@@ -30,6 +30,7 @@ use crate::history;
 use crate::host;
 use crate::identity::{Identity, IdentityError};
 use crate::state::Profile;
+use crate::systems;
 
 /// What was counted and told, below `state_dir`.
 const TOLD: &str = "reports.json";
@@ -315,6 +316,7 @@ impl Reporter {
         counter: u64,
         at: Timestamp,
     ) -> Result<Report, ReportError> {
+        let root = &self.settings.store.root;
         let mut report = Report {
             format: report::FORMAT,
             realm: self.settings.realm.clone(),
@@ -328,7 +330,8 @@ impl Reporter {
             system: self.settings.host.system.clone(),
             labels: self.settings.host.labels.clone(),
             clock: clock(facts, Timestamp::now()),
-            free: Free { store: host::free_space(&self.settings.store.root), boot: None },
+            free: Free { store: host::free_space(root), boot: systems::free_for_kernels(root) },
+            systems: systems::Systems::read(root).told(root),
             trust: trust_state(facts),
             profiles,
         };

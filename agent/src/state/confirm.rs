@@ -8,8 +8,8 @@ use shared::nix::StorePath;
 
 use super::recover::leads_to_target;
 use super::{
-    Action, Activation, Attempt, Checkup, Code, EpochVersion, Link, MAX_CONFIRMED, Profile, Reason,
-    Refused, Running, State, Target,
+    Action, Activation, Attempt, Checkup, Code, EpochVersion, Facts, MAX_CONFIRMED, Profile,
+    Reason, Refused, Running, State, Target,
 };
 
 /// Bytes of checks, as JSON, that all remembered generations together may have.
@@ -48,7 +48,9 @@ impl Target {
         };
         let activation = match activation {
             Activation::None => 0,
-            Activation::Exec { timeout, .. } | Activation::Systemd { timeout, .. } => *timeout,
+            Activation::Exec { timeout, .. }
+            | Activation::Systemd { timeout, .. }
+            | Activation::Nixos { timeout } => *timeout,
         };
         let seconds = [activation, health.deadline, health.soak].map(u64::from);
         SLACK + Duration::from_secs(seconds.into_iter().sum()).saturating_mul(2)
@@ -116,7 +118,7 @@ impl Profile {
             return self.rest();
         }
         match &self.state {
-            State::Confirming { .. } => self.confirm(now),
+            State::Confirming { .. } => self.keep(now),
             State::RollingBack { .. } => self.rolled_back(now),
             State::Starting
             | State::Steady { .. }
@@ -142,6 +144,9 @@ impl Profile {
         match &self.state {
             State::Confirming { attempt, generation, .. } => {
                 if let Target::Generation { running } = &attempt.target {
+                    if attempt.target.is_system() {
+                        return self.keep(now);
+                    }
                     // The operator's own word: it stays, and what is wrong with it is told.
                     let generation = *generation;
                     self.running = Some(Running { generation, unsure: false, ..running.clone() });
@@ -257,8 +262,19 @@ impl Profile {
 
     /// Undoes an attempt that nobody confirmed in time, unless it has ended, or somebody has moved
     /// the link on: the next who looks at the host finds that.
-    pub(super) fn expired(self, id: &str, link: Option<&Link>) -> (Self, Vec<Action>) {
-        match &self.state {
+    pub(super) fn expired(mut self, id: &str, facts: &Facts) -> (Self, Vec<Action>) {
+        let link = facts.link.as_ref();
+        match &mut self.state {
+            // Before the reboot there is nothing to confirm; after it, nobody was there to do so.
+            State::RebootPending { attempt, .. }
+                if attempt.id == id
+                    && attempt.boot_id != facts.boot_id
+                    && leads_to_target(attempt, link) =>
+            {
+                attempt.note_boot(facts);
+                let text = "nobody confirmed the system after the reboot";
+                self.attempt_failed(Reason::new(Code::Unconfirmed, text))
+            }
             State::Switching { attempt } | State::Confirming { attempt, .. }
                 if attempt.id == id && leads_to_target(attempt, link) =>
             {
@@ -330,7 +346,7 @@ impl Profile {
         self.rest()
     }
 
-    fn rollback_failed(mut self, failure: &Reason) -> (Self, Vec<Action>) {
+    pub(super) fn rollback_failed(mut self, failure: &Reason) -> (Self, Vec<Action>) {
         let State::RollingBack { attempt, reason: cause, .. } = &self.state else {
             return self.rest();
         };

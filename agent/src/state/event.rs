@@ -19,20 +19,10 @@ pub(crate) enum Event {
     LockTaken(Ticket),
     /// The switch did all that it can do now; `None` if the target is nothing.
     Activated(Option<u64>),
-    /// It needs a reboot to go on.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "brought by activation `nixos`, an issue of its own")
-    )]
+    /// It needs a reboot to go on; also on the way back.
     NeedsReboot(u64),
     /// It failed; with the last lines of output.
     ActivationFailed(Reason, String),
-    /// The one-shot boot entry has gone without a reboot into it.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "brought by activation `nixos`, an issue of its own")
-    )]
-    BootEntryGone,
     /// Each check of this attempt has passed once; the soak begins.
     Passed(String),
     /// All checks of this attempt passed for long enough; also when there are none.
@@ -41,10 +31,12 @@ pub(crate) enum Event {
     Unhealthy(String, Reason, String),
     /// The checks of this generation, after it was confirmed: what is wrong now, or nothing.
     Looked(u64, Option<Reason>),
-    /// The dead man woke: nobody confirmed this attempt in time. With the profile's link.
-    Expired(String, Option<Link>),
+    /// The dead man woke: nobody confirmed this attempt in time. With the host as it is.
+    Expired(String, Facts),
     /// The operator says: good enough, whatever the checks still wait for.
     Confirm,
+    /// What this attempt led to is what the machine boots by default.
+    Kept(String),
     /// The previous generation is active again; `None` if there was none.
     RolledBack,
     /// It is not; with the last lines of output.
@@ -60,10 +52,8 @@ pub(crate) enum Event {
 pub(crate) struct Ticket {
     /// A fresh id for the attempt.
     pub(crate) id: String,
-    /// The current boot.
-    pub(crate) boot_id: String,
-    /// The profile's link, read under the lock.
-    pub(crate) link: Option<Link>,
+    /// The host as it is, read under the lock.
+    pub(crate) facts: Facts,
 }
 
 /// What the driver shall do; it writes the journal first.
@@ -79,8 +69,13 @@ pub(crate) enum Action {
     Switch(Attempt),
     /// Check health, without the lock; ends in `Healthy` or `Unhealthy`. Changes nothing.
     CheckHealth(Attempt),
-    /// Set the link back and activate what ran before, under the lock; ends in `RolledBack` or
-    /// `RollbackFailed`. Idempotent.
+    /// Make what is healthy what the machine boots by default, under the lock; ends in `Kept` or
+    /// `ActivationFailed`. Idempotent.
+    Keep(Attempt),
+    /// Reboot, as soon as no other profile is in the middle of a switch; ends with this process.
+    Reboot(Attempt),
+    /// Set the link back and activate what ran before, under the lock; ends in `RolledBack`,
+    /// `NeedsReboot` or `RollbackFailed`. Idempotent.
     RollBack(Attempt),
 }
 
@@ -102,4 +97,31 @@ pub(crate) struct Facts {
     pub(crate) boot_id: String,
     /// Whether the program of a switch goes on without us, or its end waits to be read.
     pub(crate) at_work: bool,
+    /// The systems of the machine, if it is its operating system that the profile holds.
+    pub(crate) systems: Option<Systems>,
+}
+
+/// The systems of a machine, which may be three.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Systems {
+    /// What is activated; generation 0 if it has none.
+    pub(crate) running: Option<Link>,
+    /// What was booted.
+    pub(crate) booted: Option<StorePath>,
+    /// What is booted next, if that is known.
+    pub(crate) next: Option<StorePath>,
+}
+
+impl Facts {
+    /// Returns what runs: where the link leads, unless the machine can tell better.
+    pub(crate) fn running(&self) -> Option<&Link> {
+        match &self.systems {
+            Some(Systems { running: Some(running), .. })
+                if self.link.as_ref().is_none_or(|link| link.path != running.path) =>
+            {
+                Some(running)
+            }
+            Some(_) | None => self.link.as_ref(),
+        }
+    }
 }

@@ -87,6 +87,12 @@ pub(crate) enum Code {
     Unhealthy,
     /// A reboot comes next.
     RebootNeeded,
+    /// A newer version came before the reboot.
+    Overtaken,
+    /// Somebody else is switching this machine's system.
+    SwitchBusy,
+    /// The boot loader cannot boot a system once, and this host does not accept to go without.
+    NoOneShot,
     /// The boot entry has gone.
     BootEntryGone,
     /// The switch was interrupted more than once.
@@ -138,6 +144,7 @@ impl Code {
             | Self::ActivationTimeout
             | Self::HealthFailed
             | Self::BootEntryGone
+            | Self::Overtaken
             | Self::Interrupted
             | Self::Unconfirmed => StateWord::RolledBack,
             Self::RebootNeeded => StateWord::RebootPending,
@@ -158,6 +165,8 @@ impl Code {
             | Self::UserRefused
             | Self::UnitsRefused
             | Self::NoDeadMan
+            | Self::SwitchBusy
+            | Self::NoOneShot
             | Self::WindowClosed
             | Self::Ready => StateWord::Waiting,
         }

@@ -2,10 +2,14 @@
 
 use jiff::Timestamp;
 
+use super::reboot::booted_another;
 use super::{
     Action, Activation, Attempt, Checkup, Code, Facts, Link, Profile, Reason, Running, State,
     Target,
 };
+
+/// Seconds that an operating system may take that no manifest gave a time.
+const SYSTEM_TIMEOUT: u32 = 600;
 
 /// Compares what the journal says with the host, and goes on from there.
 ///
@@ -21,10 +25,22 @@ fn compare(mut profile: Profile, facts: &Facts, now: Timestamp) -> (Profile, Vec
     match profile.state.clone() {
         State::Switching { attempt } => resume_switch(profile, attempt, facts, now),
         State::Confirming { mut attempt, generation, mut begun, mut passed } => {
+            let is_new_boot = attempt.boot_id != facts.boot_id;
             if !leads_to_target(&attempt, facts.link.as_ref()) {
                 return profile.attempt_failed(undone());
             }
-            if attempt.boot_id != facts.boot_id {
+            if !facts.runs_target(&attempt) {
+                if attempt.reboots > 0 {
+                    return profile.attempt_failed(booted_another(facts));
+                }
+                if !is_new_boot {
+                    return profile.attempt_failed(undone());
+                }
+                // It was activated for the last boot alone.
+                attempt.boot_id.clone_from(&facts.boot_id);
+                return profile.resume(attempt);
+            }
+            if is_new_boot {
                 // All of it starts anew, and is given the time for that anew.
                 attempt.boot_id.clone_from(&facts.boot_id);
                 (begun, passed) = (now, None);
@@ -33,21 +49,17 @@ fn compare(mut profile: Profile, facts: &Facts, now: Timestamp) -> (Profile, Vec
             profile.state = State::Confirming { attempt, generation, begun, passed };
             (profile, vec![check])
         }
-        State::RebootPending { mut attempt, generation } => {
-            if facts.boot_id == attempt.boot_id {
-                return (profile, Vec::new());
-            }
-            if !leads_to_target(&attempt, facts.link.as_ref()) {
-                return profile.attempt_failed(undone());
-            }
-            attempt.boot_id.clone_from(&facts.boot_id);
-            profile.begin_checks(attempt, generation, now)
+        State::RebootPending { attempt, generation } => {
+            profile.resume_reboot(attempt, generation, facts, now)
         }
         State::RollingBack { mut attempt, reason, restored } => {
             let is_back = attempt.boot_id == facts.boot_id
                 && leads_back(&attempt, facts.link.as_ref())
+                && facts.runs_previous(&attempt)
                 && restored.is_some();
-            attempt.boot_id.clone_from(&facts.boot_id);
+            if attempt.boot_id != facts.boot_id {
+                attempt.note_boot(facts);
+            }
             let restored = restored.filter(|_| is_back);
             profile.state = State::RollingBack { attempt: attempt.clone(), reason, restored };
             let action =
@@ -55,7 +67,7 @@ fn compare(mut profile: Profile, facts: &Facts, now: Timestamp) -> (Profile, Vec
             (profile, vec![action])
         }
         State::Failed { .. } => {
-            profile.observe(facts.link.as_ref());
+            profile.observe(facts.running());
             (profile, Vec::new())
         }
         // A fetch starts again from what is valid by now; an operator's step back was not begun.
@@ -63,14 +75,14 @@ fn compare(mut profile: Profile, facts: &Facts, now: Timestamp) -> (Profile, Vec
         | State::Steady { obstacle: None }
         | State::Fetching { .. }
         | State::Staged { target: Target::Generation { .. } } => {
-            profile.observe(facts.link.as_ref());
+            profile.observe(facts.running());
             profile.state = State::Steady { obstacle: None };
             profile.decide(now)
         }
         // What is staged is rooted, and stays so across a reboot.
         State::Steady { obstacle: Some(_) }
         | State::Staged { target: Target::Wanted { .. } | Target::Nothing } => {
-            profile.observe(facts.link.as_ref());
+            profile.observe(facts.running());
             profile.decide(now)
         }
     }
@@ -79,7 +91,7 @@ fn compare(mut profile: Profile, facts: &Facts, now: Timestamp) -> (Profile, Vec
 /// A switch that was begun and not ended.
 fn resume_switch(
     mut profile: Profile,
-    attempt: Attempt,
+    mut attempt: Attempt,
     facts: &Facts,
     now: Timestamp,
 ) -> (Profile, Vec<Action>) {
@@ -95,10 +107,11 @@ fn resume_switch(
         return (profile, vec![Action::Switch(attempt)]);
     }
     if begun {
+        attempt.boot_id.clone_from(&facts.boot_id);
         return profile.resume(attempt);
     }
     // The link was not moved, so nothing was activated: through the gates again.
-    profile.observe(facts.link.as_ref());
+    profile.observe(facts.running());
     profile.state = State::Steady { obstacle: None };
     profile.decide(now)
 }
@@ -140,6 +153,14 @@ impl Profile {
         }
     }
 
+    /// Returns how something of this profile is put to work that no manifest brought.
+    fn usual_activation(&self) -> Activation {
+        if self.name.is_system() {
+            return Activation::Nixos { timeout: SYSTEM_TIMEOUT };
+        }
+        Activation::None
+    }
+
     /// Returns what is known of a generation that we did not put to work ourselves just now.
     pub(crate) fn identify(&self, link: &Link) -> Running {
         let same_path = || self.confirmed.iter().rev().find(|known| known.path == link.path);
@@ -151,7 +172,7 @@ impl Profile {
                 version: None,
                 path,
                 generation,
-                activation: Activation::None,
+                activation: self.usual_activation(),
                 checkup: Checkup::default(),
                 unsure: true,
             },

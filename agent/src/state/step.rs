@@ -50,21 +50,18 @@ fn transition(mut profile: Profile, event: Event, now: Timestamp) -> (Profile, V
         Event::NotReady(path, reason) => profile.not_ready(&path, reason, now),
         Event::LockTaken(ticket) => profile.begin(ticket, now),
         Event::Activated(generation) => profile.activated(generation, now),
-        Event::NeedsReboot(generation) => profile.needs_reboot(generation),
+        Event::NeedsReboot(generation) => profile.needs_reboot(generation, now),
         Event::ActivationFailed(reason, log) => {
             profile.log(log);
-            profile.attempt_failed(reason)
-        }
-        Event::BootEntryGone => {
-            let reason = Reason::new(Code::BootEntryGone, "the one-shot boot entry has gone");
             profile.attempt_failed(reason)
         }
         Event::Passed(id) => profile.passed(&id, now),
         Event::Healthy(id) => profile.healthy(&id, now),
         Event::Unhealthy(id, reason, log) => profile.unhealthy(&id, reason, log, now),
         Event::Looked(generation, found) => profile.looked(generation, found, now),
-        Event::Expired(id, link) => profile.expired(&id, link.as_ref()),
-        Event::Confirm => profile.confirm(now),
+        Event::Expired(id, facts) => profile.expired(&id, &facts),
+        Event::Confirm => profile.keep(now),
+        Event::Kept(id) => profile.kept(&id, now),
         Event::RolledBack => profile.restored(now),
         Event::RollbackFailed(reason, log) => profile.not_restored(&reason, log),
         Event::Retry => profile.retry(now),
@@ -122,9 +119,9 @@ impl Profile {
                 *above = (*above).or(offered);
                 self.rest()
             }
+            State::RebootPending { .. } => self.pend(now),
             State::Starting
             | State::Switching { .. }
-            | State::RebootPending { .. }
             | State::Confirming { .. }
             | State::RollingBack { .. } => self.rest(),
         }
@@ -254,7 +251,7 @@ impl Profile {
     /// Begins the switch if every gate is open. The driver holds the lock.
     fn begin(mut self, ticket: Ticket, now: Timestamp) -> (Self, Vec<Action>) {
         let State::Staged { target } = self.state.clone() else { return self.rest() };
-        self.observe(ticket.link.as_ref());
+        self.observe(ticket.facts.running());
         if !self.is_needed(&target) {
             return self.pursue(now);
         }
@@ -265,8 +262,9 @@ impl Profile {
             id: ticket.id.clone(),
             from: self.running.clone(),
             target,
-            boot_id: ticket.boot_id,
+            boot_id: ticket.facts.boot_id,
             starts: 1,
+            reboots: 0,
         };
         self.record.get_or_insert_default().id = ticket.id;
         self.state = State::Switching { attempt: attempt.clone() };
@@ -320,13 +318,6 @@ impl Profile {
         }
     }
 
-    fn needs_reboot(mut self, generation: u64) -> (Self, Vec<Action>) {
-        if let State::Switching { attempt } = &self.state {
-            self.state = State::RebootPending { attempt: attempt.clone(), generation };
-        }
-        self.rest()
-    }
-
     fn retry(mut self, now: Timestamp) -> (Self, Vec<Action>) {
         match &self.state {
             State::Steady { .. }
@@ -356,7 +347,7 @@ impl Profile {
                 self.state = State::Staged { target: Target::Generation { running } };
                 self.ask_for_lock()
             }
-            State::Confirming { attempt, .. }
+            State::Confirming { attempt, .. } | State::RebootPending { attempt, .. }
                 if attempt.from.as_ref().is_some_and(|it| it.generation == running.generation) =>
             {
                 let text = "somebody went back before it was confirmed";

@@ -1,11 +1,13 @@
-//! The machine against a model of a host, under random events, failures, strangers and crashes.
+//! The machine against a model of a host, by cases that are told, and under random events, failures,
+//! strangers and crashes.
 
 mod cases;
+mod random;
+mod systems;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::SignedDuration;
-use proptest::prelude::*;
 
 use super::*;
 
@@ -18,8 +20,7 @@ fn version(epoch: u32, number: u32) -> EpochVersion {
 }
 
 fn wanted(version: EpochVersion, root: u8) -> Wanted {
-    let activation = Activation::Exec { timeout: 10, user: None, privileged: false };
-    let checkup = checkup(root);
+    let (activation, checkup) = (activation(false), checkup(root));
     Wanted { version, path: path(root), closure: Digest::of(&[root]), activation, checkup }
 }
 
@@ -48,6 +49,14 @@ fn stop() -> Desired {
     Desired::Stop { version: None, reason: Reason::new(Code::PolicyStop, "a test says so") }
 }
 
+/// How a root is put to work: as the machine's system, or by a program of its own.
+fn activation(is_system: bool) -> Activation {
+    if is_system {
+        return Activation::Nixos { timeout: 10 };
+    }
+    Activation::Exec { timeout: 10, user: None, privileged: false }
+}
+
 /// How an action ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -74,7 +83,7 @@ enum Happening {
     /// The dead man wakes for the attempt of this number, or for the last one; the process has
     /// died, or is checking health.
     DeadMan(Option<u8>),
-    Windows(bool, bool),
+    Windows(bool, bool, bool),
     Looked(bool),
     Confirm,
     Reboot,
@@ -92,6 +101,8 @@ struct Host {
     link: Option<u64>,
     /// What was activated last.
     active: Option<StorePath>,
+    /// The machine's boots, if the profile is its system.
+    system: Option<Machine>,
     /// Roots that were healthy once, or that a stranger put there.
     good: BTreeSet<StorePath>,
     highest: Option<EpochVersion>,
@@ -99,10 +110,32 @@ struct Host {
     boots: u32,
 }
 
+/// What a machine boots.
+#[derive(Debug, Clone)]
+struct Machine {
+    booted: StorePath,
+    /// What it boots by default.
+    default: StorePath,
+    /// What it boots once.
+    once: Option<StorePath>,
+    /// Reboots that the agent asked for, by attempt.
+    asked: BTreeMap<String, u32>,
+}
+
 impl Host {
     fn new() -> Self {
+        Self::with("app", None)
+    }
+
+    /// A machine with an operating system that nobody manages yet.
+    fn machine() -> Self {
+        let (booted, default) = (path(7), path(7));
+        Self::with("system", Some(Machine { booted, default, once: None, asked: BTreeMap::new() }))
+    }
+
+    fn with(name: &str, system: Option<Machine>) -> Self {
         let now = Timestamp::UNIX_EPOCH;
-        let name = ProfileName::parse("app").unwrap();
+        let name = ProfileName::parse(name).unwrap();
         let group = GroupName::parse("lab").unwrap();
         let mut host = Self {
             profile: Profile::new(Some(group), name, now),
@@ -112,8 +145,9 @@ impl Host {
             open: Openings::default(),
             generations: BTreeMap::new(),
             link: None,
-            active: None,
-            good: BTreeSet::new(),
+            active: system.as_ref().map(|machine| machine.booted.clone()),
+            good: system.iter().map(|machine| machine.booted.clone()).collect(),
+            system,
             highest: None,
             attempts: 0,
             boots: 1,
@@ -127,12 +161,36 @@ impl Host {
         Some(Link { generation, path: self.generations[&generation].clone() })
     }
 
+    fn facts(&self) -> Facts {
+        let link = |path: &StorePath| {
+            let known = self.generations.iter().rev().find(|(_, known)| *known == path);
+            Link { generation: known.map_or(0, |(number, _)| *number), path: path.clone() }
+        };
+        let systems = self.system.as_ref().map(|machine| Systems {
+            running: self.active.as_ref().map(link),
+            booted: Some(machine.booted.clone()),
+            next: Some(machine.once.as_ref().unwrap_or(&machine.default).clone()),
+        });
+        Facts { link: self.link(), boot_id: self.boots.to_string(), systems, at_work: false }
+    }
+
+    /// What a host's documents ask for; nobody stops an operating system.
+    fn asked(&self, desired: Desired) -> Desired {
+        match (desired, &self.system) {
+            (Desired::Run { wanted }, system) => {
+                let activation = activation(system.is_some());
+                Desired::Run { wanted: Wanted { activation, ..wanted } }
+            }
+            (Desired::Stop { .. }, Some(_)) => freeze(Code::NotAllowed),
+            (other, _) => other,
+        }
+    }
+
     fn restart(&mut self) {
         self.pending.clear();
         self.profile.open = self.open;
         self.profile.pin.clone_from(&self.pin);
-        let facts = Facts { link: self.link(), boot_id: self.boots.to_string(), at_work: false };
-        let (profile, actions) = recover(self.profile.clone(), &facts, self.now);
+        let (profile, actions) = recover(self.profile.clone(), &self.facts(), self.now);
         assert_ne!(profile.state, State::Starting);
         self.take(profile, actions);
     }
@@ -155,6 +213,12 @@ impl Host {
             if let Action::Switch(Attempt { target, starts: 1, .. }) = action {
                 let by_hand = matches!(target, Target::Generation { .. });
                 assert!(by_hand || self.open.switch == Opening::Open, "no switch past a window");
+            }
+            if let (Action::Reboot(attempt), State::RebootPending { .. }) = (action, &profile.state)
+            {
+                assert_eq!(self.open.reboot, Opening::Open, "no reboot past a window");
+                let by_hand = matches!(attempt.target, Target::Generation { .. });
+                assert!(by_hand || !profile.is_pinned(self.now), "no reboot past a pin");
             }
             if let Action::Fetch(_) = action {
                 assert_eq!(self.open.fetch, Opening::Open, "no fetch past a window");
@@ -192,11 +256,15 @@ impl Host {
         if let (true, Some(link)) = (resting, self.link()) {
             assert!(self.good.contains(&link.path), "rests on a bad generation");
         }
+        if let Some(machine) = &self.system {
+            assert!(self.good.contains(&machine.default), "boots a bad system by default");
+            assert!(machine.asked.values().all(|asked| *asked <= 2), "reboots on and on");
+        }
         assert!(explained.until.is_none_or(|_| explained.word != StateWord::Converged));
         if explained.word == StateWord::Converged
             && let Desired::Run { wanted } = &self.profile.desired
         {
-            assert_eq!(self.link().unwrap().path, wanted.path);
+            assert_eq!(self.link().unwrap().path, wanted.path, "{:?}", self.profile);
             assert_eq!(self.active, Some(wanted.path.clone()), "converged, but not at work");
         }
     }
@@ -207,7 +275,7 @@ impl Host {
         // Without the lock, only health is checked meanwhile: what it finds comes later.
         let checking = self.profile.examination().map(|it| it.id);
         self.pending.clear();
-        self.feed(Event::Expired(id.clone(), self.link()));
+        self.feed(Event::Expired(id.clone(), self.facts()));
         if was.attempt().is_none_or(|attempt| attempt.id != id) {
             assert_eq!(self.profile.state, was.state, "only the attempt that it was armed for");
         }
@@ -260,7 +328,7 @@ impl Host {
             Action::TakeLock => {
                 self.attempts += 1;
                 let id = self.attempts.to_string();
-                Event::LockTaken(Ticket { id, boot_id: self.boots.to_string(), link: self.link() })
+                Event::LockTaken(Ticket { id, facts: self.facts() })
             }
             Action::Switch(attempt) => match self.switch(&attempt, end) {
                 Some(event) => event,
@@ -278,6 +346,18 @@ impl Host {
                     Event::Healthy(it.id)
                 }
             }
+            Action::Keep(attempt) => match self.keep(&attempt, end) {
+                Some(event) => event,
+                None => return self.restart(),
+            },
+            // Somebody may hold it up.
+            Action::Reboot(_) if end == End::Fails => return self.restart(),
+            Action::Reboot(attempt) => {
+                if let Some(machine) = &mut self.system {
+                    *machine.asked.entry(attempt.id).or_default() += 1;
+                }
+                return self.reboot();
+            }
             Action::RollBack(attempt) => match self.roll_back(&attempt, end) {
                 Some(event) => event,
                 None => return self.restart(),
@@ -294,6 +374,11 @@ impl Host {
     fn switch(&mut self, attempt: &Attempt, end: End) -> Option<Event> {
         let failed =
             || Event::ActivationFailed(Reason::new(Code::ActivationFailed, "test"), "log".into());
+        if let (Some(_), Some(from)) = (&self.system, &attempt.from)
+            && !self.generations.values().any(|path| *path == from.path)
+        {
+            self.set_link(&from.path);
+        }
         match &attempt.target {
             Target::Nothing if end == End::Fails => return Some(failed()),
             Target::Nothing => {
@@ -322,22 +407,51 @@ impl Host {
         if end == End::CrashBetween {
             return None;
         }
-        if end == End::NeedsReboot {
+        let target = self.link().map(|link| link.path);
+        if let (Some(machine), Some(target), End::NeedsReboot) = (&mut self.system, &target, end)
+            && machine.booted != *target
+        {
+            machine.once = Some(target.clone());
             return self.link.map(Event::NeedsReboot);
         }
         self.active = self.link().map(|link| link.path);
         if end == End::Fails { Some(failed()) } else { Some(Event::Activated(self.link)) }
     }
 
+    fn keep(&mut self, attempt: &Attempt, end: End) -> Option<Event> {
+        if end == End::Fails {
+            let reason = Reason::new(Code::ActivationFailed, "a test says so");
+            return Some(Event::ActivationFailed(reason, String::new()));
+        }
+        let machine = self.system.as_mut().unwrap();
+        machine.default = attempt.target.path().unwrap().clone();
+        (end != End::CrashBetween).then(|| Event::Kept(attempt.id.clone()))
+    }
+
     fn roll_back(&mut self, attempt: &Attempt, end: End) -> Option<Event> {
-        self.link = attempt.from.as_ref().map(|running| running.generation);
+        if let (Some(_), Some(from)) = (&self.system, &attempt.from) {
+            let same = self.generations.get(&from.generation) == Some(&from.path);
+            self.link = Some(if same { from.generation } else { self.set_link(&from.path) });
+        } else {
+            self.link = attempt.from.as_ref().map(|running| running.generation);
+        }
         if let Some(link) = self.link {
             assert!(self.generations.contains_key(&link), "the previous generation is there");
         }
         if end == End::CrashBetween {
             return None;
         }
-        self.active = self.link().map(|link| link.path);
+        let back = self.link().map(|link| link.path);
+        if let (Some(machine), Some(back)) = (&mut self.system, &back)
+            && end != End::Fails
+        {
+            (machine.default, machine.once) = (back.clone(), None);
+            // A part of what was booted is replaced by a reboot alone.
+            if Some(&machine.booted) == attempt.target.path() && machine.booted != *back {
+                return Some(Event::NeedsReboot(self.link.unwrap()));
+            }
+        }
+        self.active = back;
         if end == End::Fails {
             return Some(Event::RollbackFailed(
                 Reason::new(Code::ActivationFailed, "test"),
@@ -349,7 +463,10 @@ impl Host {
 
     fn happens(&mut self, happening: Happening) {
         match happening {
-            Happening::Desired(desired) => self.feed(Event::Desired(desired)),
+            Happening::Desired(desired) => {
+                let desired = self.asked(desired);
+                self.feed(Event::Desired(desired));
+            }
             Happening::Acts(end) => self.act(end),
             Happening::Later(seconds) => {
                 self.now = self.now.checked_add(SignedDuration::from_secs(seconds.into())).unwrap();
@@ -363,10 +480,11 @@ impl Host {
                 self.feed(Event::Woke);
             }
             Happening::DeadMan(attempt) => self.dead_man(attempt),
-            Happening::Windows(fetch, switch) => {
+            Happening::Windows(fetch, switch, reboot) => {
                 let until = self.now.checked_add(SignedDuration::from_hours(1)).ok();
                 let opening = |open| if open { Opening::Open } else { Opening::Closed { until } };
-                self.open = Openings { fetch: opening(fetch), switch: opening(switch) };
+                let (fetch, switch, reboot) = (opening(fetch), opening(switch), opening(reboot));
+                self.open = Openings { fetch, switch, reboot };
                 self.feed(Event::Woke);
             }
             Happening::Looked(well) => {
@@ -381,7 +499,12 @@ impl Host {
                 self.feed(Event::Confirm);
             }
             Happening::Reboot => self.reboot(),
-            Happening::BootEntryGone => self.feed(Event::BootEntryGone),
+            Happening::BootEntryGone => {
+                if let Some(machine) = &mut self.system {
+                    machine.once = None;
+                }
+                self.restart();
+            }
             Happening::Retry => self.feed(Event::Retry),
             Happening::RollBack(choice) => self.operator_goes_back(choice),
             Happening::Stranger(root) => {
@@ -389,16 +512,24 @@ impl Host {
                 if matches!(self.profile.state, State::Steady { .. } | State::Staged { .. }) {
                     self.good.insert(path(root));
                     self.set_link(&path(root));
+                    if let Some(machine) = &mut self.system {
+                        machine.default = path(root);
+                        self.active = Some(path(root));
+                    }
                     self.restart();
                 }
             }
         }
     }
 
-    /// Whatever the link leads to is at work after a boot.
+    /// Whatever the link leads to is at work after a boot; or else, what the machine booted.
     fn reboot(&mut self) {
         self.boots += 1;
         self.active = self.link().map(|link| link.path);
+        if let Some(machine) = &mut self.system {
+            machine.booted = machine.once.take().unwrap_or_else(|| machine.default.clone());
+            self.active = Some(machine.booted.clone());
+        }
         self.restart();
     }
 
@@ -413,7 +544,10 @@ impl Host {
             version: None,
             path: root.clone(),
             generation: *generation,
-            activation: Activation::None,
+            activation: match self.system {
+                Some(_) => activation(true),
+                None => Activation::None,
+            },
             checkup: Checkup::default(),
             unsure: true,
         };
@@ -423,85 +557,17 @@ impl Host {
 
     /// Everything works from now on.
     fn settle(&mut self) {
+        self.settle_by(End::Works);
+    }
+
+    /// Everything works from now on; where that is asked for, by a reboot.
+    fn settle_by(&mut self, end: End) {
         for _ in 0..40 {
             if self.pending.is_empty() {
                 return;
             }
-            self.act(End::Works);
+            self.act(end);
         }
         panic!("does not come to rest: {:?}", self.profile);
-    }
-}
-
-fn desired() -> impl Strategy<Value = Desired> {
-    let run = (0_u32..3, 1_u32..20, 0_u8..4).prop_map(|(epoch, number, root)| Desired::Run {
-        wanted: wanted(version(epoch, number), root),
-    });
-    let codes = [
-        Code::PolicyHold,
-        Code::Epoch,
-        Code::Untrusted,
-        Code::NoFreshSource,
-        Code::Unsupported,
-        Code::ProfileClaimedTwice,
-    ];
-    prop_oneof![
-        8 => run,
-        1 => prop::sample::select(codes.to_vec()).prop_map(freeze),
-        1 => Just(stop()),
-    ]
-}
-
-fn happening() -> impl Strategy<Value = Happening> {
-    let end = prop_oneof![
-        6 => Just(End::Works),
-        2 => Just(End::Fails),
-        1 => Just(End::CrashBefore),
-        1 => Just(End::CrashBetween),
-        1 => Just(End::CrashAfter),
-        1 => Just(End::NeedsReboot),
-        1 => Just(End::NotReady),
-    ];
-    prop_oneof![
-        6 => desired().prop_map(Happening::Desired),
-        20 => end.prop_map(Happening::Acts),
-        2 => any::<u16>().prop_map(Happening::Later),
-        1 => Just(Happening::Pin),
-        2 => Just(Happening::Unpin),
-        1 => Just(Happening::Retry),
-        1 => any::<u8>().prop_map(Happening::RollBack),
-        1 => (0_u8..4).prop_map(Happening::Stranger),
-        2 => proptest::option::of(0_u8..8).prop_map(Happening::DeadMan),
-        1 => any::<(bool, bool)>().prop_map(|(fetch, switch)| Happening::Windows(fetch, switch)),
-        1 => any::<bool>().prop_map(Happening::Looked),
-        1 => Just(Happening::Confirm),
-        1 => Just(Happening::Reboot),
-        1 => Just(Happening::BootEntryGone),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn a_host_always_keeps_a_good_generation_and_converges_when_things_work_again(
-        happenings in prop::collection::vec(happening(), 0..80),
-        root in 0_u8..4,
-    ) {
-        let mut host = Host::new();
-        for happening in happenings {
-            host.happens(happening);
-        }
-        host.pin = None;
-        host.open = Openings::default();
-        host.reboot();
-        host.feed(Event::Desired(Desired::Run { wanted: wanted(version(3, 1), root) }));
-        host.settle();
-        host.feed(Event::Desired(Desired::Run { wanted: wanted(version(3, 2), root) }));
-        host.settle();
-        let generation = host.link().unwrap().generation;
-        host.feed(Event::Looked(generation, None));
-        prop_assert_eq!(host.profile.explain(host.now).word, StateWord::Converged);
-        prop_assert_eq!(host.link().unwrap().path, path(root));
     }
 }

@@ -106,11 +106,15 @@ impl Profile {
                 Code::InProgress,
                 format!("on the way to {}", attempt.target),
             ),
-            State::RebootPending { attempt, .. } => told(
-                StateWord::RebootPending,
-                Code::RebootNeeded,
-                format!("a reboot is needed to {}", attempt.target),
-            ),
+            State::RebootPending { attempt, .. } => {
+                let when = match self.reboots_at() {
+                    None => String::new(),
+                    Some(Some(until)) => format!("; by itself this host reboots after {until}"),
+                    Some(None) => "; by itself this host never reboots".to_owned(),
+                };
+                let text = format!("a reboot is needed for {}{when}", attempt.target);
+                told(StateWord::RebootPending, Code::RebootNeeded, text)
+            }
             State::Confirming { attempt, passed: None, .. } => told(
                 StateWord::Confirming,
                 Code::InProgress,
@@ -142,48 +146,56 @@ impl Profile {
             StateWord::Confirming => Some(format!("agent health {name}")),
             StateWord::Switching => Some("agent status".to_owned()),
             StateWord::Fetching => Some(format!("agent retry {name}")),
-            StateWord::Waiting => Some(match code {
-                Code::Conflict => "agent store verify".to_owned(),
-                Code::DiskFull => "agent gc".to_owned(),
-                Code::RefusedBytes | Code::StoreFailed => format!("agent retry {name}"),
-                Code::Unsupported
-                | Code::NotAllowed
-                | Code::VersionWentBack
-                | Code::UnitsRefused
-                | Code::WindowClosed => {
-                    format!("agent plan {name}")
-                }
-                Code::ProfileClaimedTwice => "agent plan".to_owned(),
-                Code::Untrusted
-                | Code::NoFreshSource
-                | Code::StateFailed
-                | Code::PolicyHold
-                | Code::Epoch
-                | Code::Revoked
-                | Code::Pinned
-                | Code::Starting
-                | Code::NoManifest
-                | Code::PolicyStop
-                | Code::Retired
-                | Code::NotForThisHost
-                | Code::ClosureIndex
-                | Code::FetchFailed
-                | Code::Ready
-                | Code::InProgress
-                | Code::ActivationFailed
-                | Code::ActivationTimeout
-                | Code::DeactivationFailed
-                | Code::UserRefused
-                | Code::HealthFailed
-                | Code::Unhealthy
-                | Code::RebootNeeded
-                | Code::BootEntryGone
-                | Code::Interrupted
-                | Code::Unconfirmed
-                | Code::NoDeadMan
-                | Code::RollbackFailed
-                | Code::JournalCorrupt => "agent once".to_owned(),
-            }),
+            StateWord::Waiting => Some(self.next_of_waiting(code)),
+        }
+    }
+
+    fn next_of_waiting(&self, code: Code) -> String {
+        let name = &self.name;
+        match code {
+            Code::Conflict => "agent store verify".to_owned(),
+            Code::DiskFull => "agent gc".to_owned(),
+            Code::RefusedBytes | Code::StoreFailed => format!("agent retry {name}"),
+            Code::Unsupported
+            | Code::NotAllowed
+            | Code::VersionWentBack
+            | Code::UnitsRefused
+            | Code::NoOneShot
+            | Code::WindowClosed => {
+                format!("agent plan {name}")
+            }
+            Code::ProfileClaimedTwice => "agent plan".to_owned(),
+            Code::Untrusted
+            | Code::NoFreshSource
+            | Code::StateFailed
+            | Code::PolicyHold
+            | Code::Epoch
+            | Code::Revoked
+            | Code::Pinned
+            | Code::Starting
+            | Code::NoManifest
+            | Code::PolicyStop
+            | Code::Retired
+            | Code::NotForThisHost
+            | Code::ClosureIndex
+            | Code::FetchFailed
+            | Code::Ready
+            | Code::InProgress
+            | Code::ActivationFailed
+            | Code::ActivationTimeout
+            | Code::DeactivationFailed
+            | Code::UserRefused
+            | Code::HealthFailed
+            | Code::Unhealthy
+            | Code::RebootNeeded
+            | Code::BootEntryGone
+            | Code::Overtaken
+            | Code::SwitchBusy
+            | Code::Interrupted
+            | Code::Unconfirmed
+            | Code::NoDeadMan
+            | Code::RollbackFailed
+            | Code::JournalCorrupt => "agent once".to_owned(),
         }
     }
 }

@@ -91,7 +91,7 @@ fn a_daemon_takes_a_changed_configuration_on_sighup_and_keeps_the_old_one_if_it_
     std::fs::write(&drop_in, "[profile]\nallow = []\n").unwrap();
     hang_up(&daemon);
     let told = daemon.says("that of before holds");
-    assert!(told.contains("unknown key `profile.allow`; did you mean `profiles.allow`?"), "{told}");
+    assert!(told.contains("unknown key `profile.allow`; did you mean `profiles.allow`"), "{told}");
     std::fs::write(&drop_in, "state_dir = \"/elsewhere\"\n").unwrap();
     hang_up(&daemon);
     daemon.says("`state_dir` cannot change while the agent runs");

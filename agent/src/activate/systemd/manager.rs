@@ -52,6 +52,8 @@ trait Systemd {
         others: Vec<(&str, Vec<(&str, Variant<'_>)>)>,
     ) -> zbus::Result<OwnedObjectPath>;
     #[zbus(property)]
+    fn system_state(&self) -> zbus::Result<String>;
+    #[zbus(property)]
     fn unit_path(&self) -> zbus::Result<Vec<String>>;
 }
 
@@ -70,8 +72,6 @@ trait Unit {
     fn load_state(&self) -> zbus::Result<String>;
     #[zbus(property)]
     fn job(&self) -> zbus::Result<(u32, OwnedObjectPath)>;
-    #[zbus(property, name = "InvocationID")]
-    fn invocation_id(&self) -> zbus::Result<Vec<u8>>;
 }
 
 #[zbus::proxy(
@@ -81,6 +81,8 @@ trait Unit {
 trait UnitOfService {
     #[zbus(property)]
     fn result(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn exec_main_start_timestamp(&self) -> zbus::Result<u64>;
     #[zbus(property)]
     fn exec_main_code(&self) -> zbus::Result<i32>;
     #[zbus(property)]
@@ -94,6 +96,7 @@ trait UnitOfService {
 )]
 trait Login {
     async fn get_user(&self, uid: u32) -> zbus::Result<OwnedObjectPath>;
+    async fn reboot(&self, interactive: bool) -> zbus::Result<()>;
     async fn set_user_linger(&self, uid: u32, enable: bool, interactive: bool) -> zbus::Result<()>;
 }
 
@@ -168,8 +171,8 @@ pub(crate) struct Service {
     pub(crate) code: i32,
     /// Its exit code, or the signal that ended it.
     pub(crate) status: i32,
-    /// Names this run of it in the journal.
-    pub(crate) invocation: String,
+    /// When its main process was started, in microseconds since 1970.
+    pub(crate) started: u64,
 }
 
 impl Service {
@@ -190,6 +193,11 @@ impl Service {
 }
 
 impl ManagerError {
+    /// Returns whether nothing may be started because everything is being stopped.
+    pub(crate) fn is_too_late(&self) -> bool {
+        matches!(self, Self::Refused { source, .. } if is_error(source, "TransactionIsDestructive"))
+    }
+
     /// Returns whether a unit of that name is there already.
     pub(crate) fn is_taken(&self) -> bool {
         matches!(self, Self::Refused { source, .. } if is_error(source, "UnitExists"))
@@ -272,6 +280,12 @@ impl Manager {
         Ok(listed.into_iter().next().map_or_else(|| "inactive".to_owned(), |it| it.3))
     }
 
+    /// Returns whether the machine is going down.
+    pub(crate) async fn is_stopping(&self) -> Result<bool, ManagerError> {
+        let state = self.systemd.system_state().await;
+        Ok(state.map_err(ManagerError::refused("tell its state"))? == "stopping")
+    }
+
     /// Forgets that a unit failed.
     pub(crate) async fn reset_failed(&self, unit: &str) {
         // Fails if it has gone by itself.
@@ -318,7 +332,7 @@ impl Manager {
             result: service.result().await?,
             code: service.exec_main_code().await?,
             status: service.exec_main_status().await?,
-            invocation: data_encoding::HEXLOWER.encode(&unit.invocation_id().await?),
+            started: service.exec_main_start_timestamp().await?,
         }))
     }
 
@@ -403,6 +417,14 @@ impl Manager {
             Err(error) if is_error(&error, "NoSuchUser") => Ok(false),
             asked => asked.map_err(|source| ManagerError::Connect { who, source }),
         }
+    }
+
+    /// Asks for a reboot; fails as long as somebody inhibits it.
+    pub(crate) async fn reboot(&self) -> Result<(), ManagerError> {
+        let who = "systemd-logind on the system bus";
+        let failed = |source| ManagerError::Connect { who, source };
+        let login = LoginProxy::new(&self.connection).await.map_err(failed)?;
+        login.reboot(false).await.map_err(ManagerError::refused("reboot"))
     }
 
     /// Lets the manager of a user run as long as the host does, or not any more.

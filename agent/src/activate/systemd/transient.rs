@@ -29,6 +29,9 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 /// How long systemd or the bus may be away: both may be replaced by what the unit does.
 const AWAY: Duration = Duration::from_secs(60);
 
+/// In a second.
+const MICROSECONDS: u64 = 1_000_000;
+
 /// How systemd numbers the ways in which a process ends, as `waitid` does.
 const CLD_EXITED: i32 = 1;
 
@@ -55,8 +58,8 @@ pub(crate) enum TransientError {
     /// It was given up or forgotten by somebody else before its end was read.
     #[error("`{0}` has gone before its end was read")]
     Gone(String),
-    /// We are asked to end; the unit goes on, and is found again.
-    #[error("it goes on while this process ends")]
+    /// We are asked to end, and the unit goes on and is found again; or the machine goes down.
+    #[error("it goes on after this process has ended")]
     Left,
     /// systemd cannot be asked.
     #[error(transparent)]
@@ -96,6 +99,7 @@ pub(crate) async fn run(
                 match watch.manager().await?.start_transient(&unit.name, properties).await {
                     // Somebody was quicker.
                     Err(error) if error.is_taken() => watch.rest(stop).await?,
+                    Err(error) if error.is_too_late() => return Err(TransientError::Left),
                     started => {
                         started?;
                         break;
@@ -118,8 +122,12 @@ pub(crate) async fn run(
         }
     }
     let service = watch.wait(stop).await?;
-    let log = said(&service, command).await;
     let problem = problem(&service, command);
+    if problem.is_some() && watch.manager().await?.is_stopping().await? {
+        // It was ended with everything else, which is no fault of its own.
+        return Err(TransientError::Left);
+    }
+    let log = said(&unit.name, &service, command).await;
     let stays = problem.is_none()
         && leftovers == Leftovers::Stay
         && watch.manager().await?.has_processes(&unit.name).await?;
@@ -158,11 +166,14 @@ pub(crate) async fn tidy(pattern: &str, keep: impl Fn(&str) -> bool) -> Result<(
     Ok(())
 }
 
-/// Returns whether a unit is there, at work or ended, that was started for this id.
-pub(crate) async fn is_there(unit: &Unit) -> Result<bool, TransientError> {
-    let mut watch = Watch { unit, manager: None, away: None, pause: PAUSES.0 };
-    let service = watch.look(&CancellationToken::new()).await?;
-    Ok(service.is_some_and(|service| unit.is(&service)))
+/// Returns for which id the unit of this name is there, at work or ended, if it is one of ours.
+pub(crate) async fn id_of(name: &str) -> Result<Option<String>, ManagerError> {
+    let service = Manager::of_host().await?.service(name).await?;
+    let id = |service: Service| {
+        let description = service.description.strip_prefix(OURS)?;
+        Some(description.strip_suffix(']')?.rsplit_once(" [")?.1.to_owned())
+    };
+    Ok(service.and_then(id))
 }
 
 impl Unit {
@@ -339,12 +350,16 @@ fn problem(service: &Service, command: &Command) -> Option<Problem> {
 }
 
 /// Returns the last lines that the unit wrote this time, as far as the journal tells.
-async fn said(service: &Service, command: &Command) -> String {
+///
+/// Not by its invocation: of a program that ends at once, the journal learns only the unit.
+async fn said(unit: &str, service: &Service, command: &Command) -> String {
     // First of all, whatever it said must have arrived.
     drop(journalctl(&command.state_dir, vec!["--sync".to_owned()]).await);
     let lines = format!("--lines={JOURNAL_LINES}");
-    let invocation = format!("_SYSTEMD_INVOCATION_ID={}", service.invocation);
-    let arguments = ["--quiet", "--no-pager", "--output=cat", &lines, &invocation];
+    let (seconds, rest) = (service.started / MICROSECONDS, service.started % MICROSECONDS);
+    let since = format!("--since=@{seconds}.{rest:06}");
+    let unit = format!("_SYSTEMD_UNIT={unit}");
+    let arguments = ["--quiet", "--no-pager", "--output=cat", &lines, &since, &unit];
     journalctl(&command.state_dir, arguments.map(ToOwned::to_owned).to_vec())
         .await
         .unwrap_or_default()
@@ -364,7 +379,7 @@ mod tests {
             result: result.to_owned(),
             code,
             status,
-            invocation: String::new(),
+            started: 0,
         }
     }
 

@@ -20,7 +20,7 @@ use store::substitute::Limits;
 use tokio_util::sync::CancellationToken;
 
 use crate::caches::Caches;
-use crate::config::{Gc, Registry, Runner};
+use crate::config::{Gc, Reboots, Registry, Runner};
 use crate::converge::{Closures, Converger, Order, Place, Stop};
 use crate::health::Tools;
 use crate::state::{Activation, Checkup, Code, Desired, EpochVersion, Profile, Reason, Wanted};
@@ -82,6 +82,7 @@ impl Lab {
             runner: Runner::Child,
             tools,
             dead_man: None,
+            reboots: Reboots::Never,
         })
     }
 

@@ -62,7 +62,7 @@ const fn confirming(attempt: Attempt, generation: u64) -> State {
 
 fn attempt(from: Option<u64>, target: Target) -> Attempt {
     let (id, boot_id) = ("a".to_owned(), "b".to_owned());
-    Attempt { id, from: from.map(running), target, boot_id, starts: 1 }
+    Attempt { id, from: from.map(running), target, boot_id, starts: 1, reboots: 0 }
 }
 
 fn deleted(known: &Profile, current: u64, systems: &Systems, keep: Option<&Keep>) -> Vec<u64> {

@@ -22,6 +22,7 @@ pub(crate) fn report(counter: u64) -> Report {
         labels: BTreeMap::new(),
         clock: Clock::Unknown,
         free: Free { store: None, boot: None },
+        systems: None,
         trust: TrustState { root: 1, timestamp: None, snapshot: None, signed_at: None },
         profiles: Vec::new(),
     }

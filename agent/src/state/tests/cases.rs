@@ -164,7 +164,7 @@ fn a_switch_that_goes_on_without_us_is_waited_for_however_often_we_are_restarted
     host.feed(Event::Desired(run(2, 2)));
     until_switching(&mut host);
     host.act(End::CrashBetween);
-    let facts = Facts { link: host.link(), boot_id: host.boots.to_string(), at_work: true };
+    let facts = Facts { at_work: true, ..host.facts() };
     for _ in 0..10 {
         let (profile, actions) = recover(host.profile.clone(), &facts, host.now);
         assert!(matches!(actions.as_slice(), [Action::Switch(_)]), "{actions:?}");
@@ -243,12 +243,12 @@ fn closed_windows_hold_back_fetch_and_switch_each_for_itself_and_say_until_when(
         let explained = host.profile.explain(host.now);
         (explained.word, explained.reason.unwrap().code, explained.until)
     };
-    host.happens(Happening::Windows(false, false));
+    host.happens(Happening::Windows(false, false, true));
     host.feed(Event::Desired(run(2, 4)));
     assert!(host.pending.is_empty());
     assert_eq!(told(&host), (StateWord::Waiting, Code::WindowClosed, Some(until)));
     assert_eq!(host.profile.wakes_at(host.now), Some(until));
-    host.happens(Happening::Windows(true, false));
+    host.happens(Happening::Windows(true, false, true));
     host.settle();
     assert!(matches!(host.profile.state, State::Staged { .. }), "fetched, and not switched");
     assert_eq!(told(&host), (StateWord::Waiting, Code::WindowClosed, Some(until)));
@@ -259,15 +259,15 @@ fn closed_windows_hold_back_fetch_and_switch_each_for_itself_and_say_until_when(
     host.settle();
     assert_eq!(host.profile.explain(host.now).word, StateWord::Pinned);
     host.happens(Happening::Unpin);
-    host.happens(Happening::Windows(true, true));
+    host.happens(Happening::Windows(true, true, true));
     host.settle();
     assert_eq!(host.active, Some(path(4)));
     // What team or owners stop is stopped in a window as well.
-    host.happens(Happening::Windows(true, false));
+    host.happens(Happening::Windows(true, false, true));
     host.feed(Event::Desired(stop()));
     host.settle();
     assert_eq!(host.active, Some(path(4)));
-    host.happens(Happening::Windows(true, true));
+    host.happens(Happening::Windows(true, true, true));
     host.settle();
     assert_eq!(host.active, None);
 }
