@@ -64,8 +64,8 @@ pub struct Report {
     pub clock: Clock,
     /// Free space in bytes.
     pub free: Free,
-    /// The systems of the machine, if it runs NixOS and its agent tells.
-    #[serde(default)]
+    /// The systems of the machine, if it runs NixOS; absent where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub systems: Option<Systems>,
     /// The signed state that it acts on.
     pub trust: TrustState,

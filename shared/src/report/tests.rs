@@ -34,6 +34,16 @@ fn reads_and_writes_the_same_bytes() {
 }
 
 #[test]
+fn a_machine_with_nixos_tells_of_its_three_systems() {
+    let mut report = Report::parse(golden().as_bytes()).unwrap();
+    let path = "/nix/store/0a455acx720hx0zfwn0q7gn8y2jrvllr-nixos-system-web-17".parse().ok();
+    report.systems = Some(Systems { running: path.clone(), booted: path, next_boot: None });
+    let bytes = report.to_bytes().unwrap();
+    assert!(String::from_utf8_lossy(&bytes).contains(r#""next_boot":null"#));
+    assert_eq!(Report::parse(&bytes).unwrap(), report);
+}
+
+#[test]
 fn lets_keys_of_newer_agents_through() {
     let newer = golden().replacen("{", r#"{"future":[1],"#, 1);
     assert_eq!(Report::parse(newer.as_bytes()), Report::parse(golden().as_bytes()));
