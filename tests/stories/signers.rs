@@ -258,13 +258,16 @@ fn every_setting_tells_where_it_comes_from() {
         data = "/srv/shoal"  # file FOLDER/registry.toml
         signer = "FOLDER/home-operator/.config/shoal"  # default
         state = "FOLDER/home-operator/.local/state/shoal"  # default
+        retention.attempts = "7776000"  # default
+        retention.hosts = "for ever"  # default
+        retention.tokens = "2592000"  # default
     "#]]
     .assert_eq(&realm.plain(&shown));
     fs::write(&file, "relam = \"main\"\n").unwrap();
     let said = realm.operator().run(&words).fails(2);
     expect![[r#"
         error[config]: cannot use line 1 of configuration file `FOLDER/registry.toml`
-          because unknown field `relam`, expected one of `registry`, `realm`, `data`
+          because unknown field `relam`, expected one of `registry`, `realm`, `data`, `retention`
           state: nothing changed
           next: registry config show --config /dev/null
     "#]]
