@@ -53,14 +53,14 @@ fn a_host_that_is_cut_off_runs_what_it_runs_and_converges_when_the_link_is_back(
     let lab = Lab::new(&fleet, &["shop:systemd:privileged"]);
     let host = lab.host("host-1", 77);
     let clock = Clock::of(&host);
-    let slow = "[store]\nbandwidth = 1000000\nstall_timeout = 2\n[registry]\nwait = 0\n";
+    let slow = "[store]\nbandwidth = 300000\nstall_timeout = 2\n[registry]\nwait = 0\n";
     host.machine.write("/etc/shoal/agent.toml.d/zz.toml", slow);
     host.start();
     publish(&lab, "1", &[]);
     host.becomes("shop", "converged 1");
     let before = pid(&host);
 
-    // In the middle of a fetch, which takes seconds.
+    // In the middle of a fetch, which takes a quarter of a minute.
     let noise: String = tests::Random::new("cut off")
         .bytes(6 << 20)
         .iter()
