@@ -1,13 +1,22 @@
 //! The API: one file for each thing that is asked for.
 
+pub(crate) mod attempts;
+pub(crate) mod audit;
 pub(crate) mod body;
+pub(crate) mod caches;
+pub(crate) mod diff;
 pub(crate) mod enrol;
 pub(crate) mod error;
+pub(crate) mod extract;
+pub(crate) mod fleet;
+pub(crate) mod groups;
 pub(crate) mod health;
 pub(crate) mod history;
 pub(crate) mod hosts;
+pub(crate) mod manifests;
 pub(crate) mod reports;
 pub(crate) mod roles;
+pub(crate) mod teams;
 
 use error::ApiError;
 

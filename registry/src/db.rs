@@ -14,6 +14,7 @@ use shared::{
     time::Time,
 };
 
+pub(crate) mod attempts;
 pub(crate) mod error;
 pub(crate) mod events;
 pub(crate) mod hosts;
@@ -29,9 +30,10 @@ mod suite;
 pub(crate) use error::DbError;
 pub(crate) use sqlite::Sqlite;
 
+use attempts::{AttemptQuery, AttemptRow};
 use events::Event;
 use hosts::{Application, EnrolRefusal, HostQuery, HostRow, Revocation, Roster};
-use reports::{AttemptRow, Incoming, Stored};
+use reports::{Incoming, Stored};
 use retention::{Pruned, Retention};
 use tokens::Grant;
 
@@ -107,12 +109,20 @@ pub(crate) trait Db: Clone + Send + Sync + 'static {
         group: Option<GroupName>,
     ) -> impl Future<Output = Result<BTreeMap<StateWord, u64>, DbError>> + Send;
 
+    /// Counts the hosts of every group by their states.
+    fn counts_by_group(
+        &self,
+        realm: RealmName,
+    ) -> impl Future<Output = Result<BTreeMap<GroupName, BTreeMap<StateWord, u64>>, DbError>> + Send;
+
+    /// Returns when the host that has been silent for longest, and is not counted as silent, was
+    /// heard.
+    fn oldest_report(&self) -> impl Future<Output = Result<Option<Time>, DbError>> + Send;
+
     /// Lists what became of a host's attempts, the latest first.
     fn attempts(
         &self,
-        realm: RealmName,
-        host: HostId,
-        limit: usize,
+        query: AttemptQuery,
     ) -> impl Future<Output = Result<Vec<AttemptRow>, DbError>> + Send;
 
     /// Returns the highest version of a timestamp beyond our own that a host has told of.
@@ -141,6 +151,13 @@ pub(crate) trait Db: Clone + Send + Sync + 'static {
     fn publications(
         &self,
         query: publications::Query,
+    ) -> impl Future<Output = Result<Vec<Publication>, DbError>> + Send;
+
+    /// Returns the latest publication of each target of a group.
+    fn latest_publications(
+        &self,
+        realm: RealmName,
+        group: GroupName,
     ) -> impl Future<Output = Result<Vec<Publication>, DbError>> + Send;
 
     /// Challenges every host once: what they told lately is not known.

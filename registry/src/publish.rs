@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use shared::{
     api::PublishReceipt,
     closure::{self, ClosureIndex},
-    diff::{self, Closure, Diff, Weight},
+    diff::{self, Closure, Diff},
     human,
     id::{Digest, GroupName, ProfileName, System, TargetPath},
     manifest::{self, Manifest, Retire},
@@ -383,7 +383,7 @@ async fn difference(
     let before = entries.into_iter().find(|before| before.selector == entry.selector);
     let before: Closure = match before {
         Some(before) => match index(&ground.realm, before.closure).await? {
-            Some(index) => weights(&index),
+            Some(index) => diff::weights(&index),
             None => Closure::new(),
         },
         None => Closure::new(),
@@ -401,13 +401,6 @@ fn coverage(closures: &Closures) -> Vec<(String, usize)> {
         }
     }
     coverage
-}
-
-fn weights(index: &ClosureIndex) -> Closure {
-    let weight = |entry: shared::closure::ClosureEntry<'_>| {
-        (entry.path().clone(), Weight { nar: entry.nar_size(), file: None })
-    };
-    index.entries().map(weight).collect::<BTreeMap<_, _>>()
 }
 
 fn tell(plan: &Plan, request: &Request, closures: &Closures, diff: Option<&Diff>, output: &Output) {

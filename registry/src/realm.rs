@@ -16,6 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use shared::{
     id::{Digest, GroupName, RealmName, RoleName, TargetPath},
     policy::Policy,
+    time::Time,
     trust::{
         Rules, SigningKey,
         writer::{self, Header, Snapshot, Target},
@@ -30,6 +31,7 @@ use crate::{
     keys::{self, KeyError},
 };
 
+pub(crate) mod catalog;
 mod create;
 mod publications;
 mod publish;
@@ -171,6 +173,8 @@ pub(crate) struct Realm {
     /// Held by the one who changes the realm.
     head: Mutex<Head>,
     current: watch::Sender<Current>,
+    /// What is in force, once somebody has asked.
+    catalog: Mutex<Option<Arc<catalog::Catalog>>>,
 }
 
 /// What is committed.
@@ -206,7 +210,8 @@ impl Realm {
         let sweep = |source| RealmError::Read { realm: name.clone(), file: ".".to_owned(), source };
         blobs.sweep().and_then(|()| remove_uncommitted(&blobs, &head)).map_err(sweep)?;
         let current = watch::Sender::new(current);
-        Ok(Self { name, rules, blobs, keys, head: Mutex::new(head), current })
+        let (head, catalog) = (Mutex::new(head), Mutex::new(None));
+        Ok(Self { name, rules, blobs, keys, head, current, catalog })
     }
 
     /// Returns the name.
@@ -246,6 +251,17 @@ impl Realm {
     pub(crate) fn roles(&self) -> Vec<(String, u64)> {
         let head = self.committed();
         head.snapshot.roles.iter().map(|(role, version)| (role.clone(), *version)).collect()
+    }
+
+    /// Returns when the timestamp was signed, and when it expires.
+    pub(crate) fn signed_for(&self) -> (Time, Time) {
+        let timestamp = &self.committed().timestamp;
+        (timestamp.signed_at, timestamp.header.expires)
+    }
+
+    /// Returns when the snapshot expires.
+    pub(crate) fn snapshot_expires(&self) -> Time {
+        self.committed().snapshot.header.expires
     }
 
     /// Returns when the timestamp expires.

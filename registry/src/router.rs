@@ -40,6 +40,29 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         // Operators.
         .route("/api/v1/realms/{realm}/hosts", get(api::hosts::list))
         .route("/api/v1/realms/{realm}/hosts/{host}", get(api::hosts::show))
+        .route("/api/v1/realms/{realm}/hosts/{host}/attempts", get(api::attempts::list))
+        .route("/api/v1/realms/{realm}/hosts/{host}/attempts/{attempt}", get(api::attempts::show))
+        .route("/api/v1/realms/{realm}/hosts/{host}/generations", get(api::attempts::generations))
+        .route("/api/v1/realms/{realm}/groups", get(api::groups::list))
+        .route("/api/v1/realms/{realm}/groups/{group}", get(api::groups::show))
+        .route("/api/v1/realms/{realm}/groups/{group}/manifests", get(api::manifests::in_force))
+        .route(
+            "/api/v1/realms/{realm}/groups/{group}/manifests/{profile}",
+            get(api::manifests::versions),
+        )
+        .route(
+            "/api/v1/realms/{realm}/groups/{group}/manifests/{profile}/{version}",
+            get(api::manifests::show),
+        )
+        .route("/api/v1/realms/{realm}/groups/{group}/diff", get(api::diff::show))
+        .route("/api/v1/realms/{realm}/fleet", get(api::fleet::show))
+        .route("/api/v1/realms/{realm}/teams", get(api::teams::list))
+        .route("/api/v1/realms/{realm}/teams/{team}", get(api::teams::show))
+        .route("/api/v1/realms/{realm}/keys", get(api::teams::keys))
+        .route("/api/v1/realms/{realm}/keys/{key}", get(api::teams::key))
+        .route("/api/v1/realms/{realm}/caches", get(api::caches::list))
+        .route("/api/v1/realms/{realm}/coverage", get(api::caches::coverage))
+        .route("/api/v1/realms/{realm}/audit", get(api::audit::list))
         .route("/api/v1/realms/{realm}/counts", get(api::hosts::counts))
         .route("/api/v1/realms/{realm}/groups/{group}/history", get(api::history::list))
         // Whoever watches the server.

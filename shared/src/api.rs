@@ -12,7 +12,18 @@
 //! | `POST /reports`, an envelope with a member `certificate` | 200 [`ReportAnswer`]; 401 [`Challenge`], 403, 413, 422, 503 |
 //! | `GET /hosts?group=&state=&limit=&cursor=` | [`Page`] of [`HostSummary`] |
 //! | `GET /hosts/{name or id}` | [`HostDetail`]; 404 |
+//! | `GET /hosts/{name or id}/attempts?target=&limit=&cursor=` | [`Page`] of [`HostAttempt`], the latest first |
+//! | `GET /hosts/{name or id}/attempts/{id}` | [`HostAttempt`], with its whole log |
+//! | `GET /hosts/{name or id}/generations` | [`Page`] of [`HostGeneration`] |
 //! | `GET /counts?group=` | [`HostCounts`] |
+//! | `GET /fleet` | [`Fleet`] |
+//! | `GET /groups?q=&limit=&cursor=`, `GET /groups/{group}` | [`Page`] of [`GroupSummary`]; [`GroupDetail`] |
+//! | `GET /groups/{group}/manifests`, `…/{profile}?limit=&cursor=` | [`Page`] of [`ManifestSummary`]: in force; each version |
+//! | `GET /groups/{group}/manifests/{profile}/{version}?epoch=` | [`ManifestDetail`] |
+//! | `GET /groups/{group}/diff?profile=&from=&to=&host=` | [`ManifestDiff`] |
+//! | `GET /teams`, `GET /teams/{role}`, `GET /keys`, `GET /keys/{id}` | [`Page`] of [`Team`], of [`Key`]; one |
+//! | `GET /caches`, `GET /coverage?group=&profile=` | [`Page`] of [`CacheUse`], of [`Coverage`] |
+//! | `GET /audit?limit=&cursor=` | [`Page`] of [`AuditEntry`], oldest first |
 //! | `GET /groups/{group}/history?profile=&limit=&cursor=` | [`Page`] of [`Publication`], the latest first |
 
 use std::collections::BTreeMap;
@@ -28,6 +39,10 @@ use crate::{
     trust::dsse::Envelope,
     version::{SoftwareVersion, VersionNumber},
 };
+
+mod resources;
+
+pub use resources::*;
 
 /// The content type of a [`Problem`].
 pub const PROBLEM: &str = "application/problem+json";
@@ -63,6 +78,7 @@ impl Part {
 
 /// A publication that is committed, and served from now on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PublishReceipt {
     /// The role.
     pub role: String,
@@ -75,6 +91,7 @@ pub struct PublishReceipt {
 /// A host that asks for a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EnrolRequest {
     /// What `registry host enroll-token` printed.
     pub token: String,
@@ -84,6 +101,7 @@ pub struct EnrolRequest {
 
 /// A host's certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EnrolAnswer {
     /// A signed [`Certificate`](crate::certificate::Certificate), in its envelope.
     pub certificate: Envelope,
@@ -91,6 +109,7 @@ pub struct EnrolAnswer {
 
 /// A report that is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ReportAnswer {
     /// The counter that was stored.
     pub counter: u64,
@@ -98,6 +117,7 @@ pub struct ReportAnswer {
 
 /// The problem `challenge`: the next report must repeat the nonce, and then its counter counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Challenge {
     /// What is wrong with the counter.
     #[serde(flatten)]
@@ -112,6 +132,7 @@ pub struct Challenge {
 
 /// A part of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Page<T> {
     /// The items.
     pub items: Vec<T>,
@@ -123,6 +144,7 @@ pub struct Page<T> {
 
 /// How many hosts there are in each state; those revoked or made anew are left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HostCounts {
     /// All of them.
     pub hosts: u64,
@@ -134,6 +156,7 @@ pub struct HostCounts {
 
 /// A host as the registry knows it from its last report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HostSummary {
     /// Who it is.
     pub host: HostId,
@@ -161,6 +184,7 @@ pub struct HostSummary {
 
 /// All that the registry knows of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HostDetail {
     /// In short.
     #[serde(flatten)]
@@ -171,10 +195,13 @@ pub struct HostDetail {
     pub not_after: Time,
     /// Its last report.
     pub report: Option<Report>,
+    /// When this was so, by the registry's clock.
+    pub as_of: Time,
 }
 
 /// One version of one manifest or policy, as it was published.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Publication {
     /// The target.
     pub target: TargetPath,

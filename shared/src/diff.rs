@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use owo_colors::OwoColorize as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::{human, nix::StorePath};
+use crate::{
+    closure::{ClosureEntry, ClosureIndex},
+    human,
+    nix::StorePath,
+};
 
 /// How much one path weighs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,8 +24,9 @@ pub struct Weight {
 pub type Closure = BTreeMap<StorePath, Weight>;
 
 /// What happens to a package.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Change {
     /// Other versions.
     Changed,
@@ -34,7 +39,8 @@ pub enum Change {
 }
 
 /// One package that is not as it was.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Package {
     /// Its name.
     pub name: String,
@@ -51,7 +57,8 @@ pub struct Package {
 }
 
 /// All that changes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Diff {
     /// Each package that is not as it was.
     pub packages: Vec<Package>,
@@ -65,6 +72,15 @@ pub struct Diff {
     pub download: u64,
     /// Whether a NAR size stands in for a file size in `download`.
     pub download_is_upper_bound: bool,
+}
+
+/// Returns the paths of a closure index; what files a cache sends for them is not known.
+#[must_use]
+pub fn weights(index: &ClosureIndex) -> Closure {
+    let weight = |entry: ClosureEntry<'_>| {
+        (entry.path().clone(), Weight { nar: entry.nar_size(), file: None })
+    };
+    index.entries().map(weight).collect()
 }
 
 /// Compares two closures.

@@ -19,6 +19,8 @@ pub mod id;
 pub mod json;
 pub mod manifest;
 pub mod nix;
+#[cfg(feature = "openapi")]
+mod openapi;
 pub mod policy;
 pub mod problem;
 pub mod progress;

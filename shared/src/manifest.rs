@@ -127,6 +127,7 @@ pub struct Activation {
 /// A way to activate a profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum ActivationKind {
     /// `switch-to-configuration`.
     Nixos,

@@ -55,6 +55,7 @@ pub struct Policy {
 /// How hosts take one profile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ProfileRule {
     /// Whether they take it.
     pub take: Take,
@@ -72,6 +73,7 @@ pub struct ProfileRule {
 /// Whether hosts take a profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Take {
     /// They follow its manifests.
     Yes,
@@ -84,6 +86,7 @@ pub enum Take {
 /// A binary cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Cache {
     /// Where it is.
     pub url: String,

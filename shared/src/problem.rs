@@ -12,6 +12,7 @@ use crate::human;
 /// As in `diff(1)`: 1 means that the answer is no, 3 and more that there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Kind {
     /// The answer is no: differs, not converged, problems found.
     Negative,
@@ -62,6 +63,7 @@ impl Kind {
 
 /// One problem, told in full.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Problem {
     /// The kind; decides the exit code.
     pub kind: Kind,

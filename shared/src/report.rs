@@ -36,6 +36,7 @@ pub const FORMAT: u32 = 1;
 
 /// What a host says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Report {
     /// [`FORMAT`].
     pub format: u32,
@@ -76,6 +77,7 @@ pub struct Report {
 /// What a host knows of its clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Clock {
     /// The kernel says that it is synchronised.
     Synchronized,
@@ -89,6 +91,7 @@ pub enum Clock {
 
 /// Free space in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Free {
     /// Where the store is.
     #[serde(deserialize_with = "json::nullable")]
@@ -100,6 +103,7 @@ pub struct Free {
 
 /// The systems of a machine that runs NixOS, which may be three.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Systems {
     /// What is activated.
     #[serde(deserialize_with = "json::nullable")]
@@ -114,6 +118,7 @@ pub struct Systems {
 
 /// The signed state that a host acts on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TrustState {
     /// Version of the root.
     pub root: u32,
@@ -130,6 +135,7 @@ pub struct TrustState {
 
 /// What a host says of one profile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ProfileReport {
     /// The group that it takes the profile from.
     pub group: GroupName,
@@ -161,6 +167,7 @@ pub struct ProfileReport {
 
 /// Why a profile is in its state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Reason {
     /// A stable word, such as `health_failed`.
     pub code: String,
@@ -170,6 +177,7 @@ pub struct Reason {
 
 /// What a manifest wants of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Wanted {
     /// The manifest's epoch.
     pub epoch: u32,
@@ -182,6 +190,7 @@ pub struct Wanted {
 
 /// What runs on a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Running {
     /// The epoch of the manifest that brought it, if one did.
     #[serde(deserialize_with = "json::nullable")]
@@ -197,6 +206,7 @@ pub struct Running {
 
 /// An attempt to change a profile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Attempt {
     /// Names the attempt on this host.
     pub id: String,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// The state of a profile on a host, highest precedence first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum StateWord {
     /// Bad signatures, a fork, the wrong realm.
     Untrusted,

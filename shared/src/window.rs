@@ -24,6 +24,7 @@ const MAX_LOOKS: usize = 10_000;
 /// Windows of each kind; none means always, several are a union.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Windows {
     /// When to fetch.
     pub fetch: Vec<Window>,
@@ -36,6 +37,7 @@ pub struct Windows {
 /// One window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Window {
     /// When it opens: minute, hour, day of month, month, day of week.
     pub cron: String,

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::{Path, Query, State},
-};
+use axum::{Json, extract::State};
 use serde::Deserialize;
 use shared::{
     api::{Page, Publication},
     id::{GroupName, ProfileName},
 };
 
-use super::{error::ApiError, limit};
+use super::{
+    error::ApiError,
+    extract::{Path, Query},
+    limit,
+};
 use crate::{
     app::App,
     db::{Db as _, publications},
@@ -35,8 +36,14 @@ pub(crate) async fn list(
 ) -> Result<Json<Page<Publication>>, ApiError> {
     let realm = app.realm(&realm)?.name().clone();
     let (limit, skip) = (limit(filter.limit), filter.cursor.unwrap_or(0));
-    let query =
-        publications::Query { realm, group, profile: filter.profile, limit: limit + 1, skip };
+    let query = publications::Query {
+        realm,
+        group,
+        profile: filter.profile,
+        version: None,
+        limit: limit + 1,
+        skip,
+    };
     let listing = app.db.publications(query).await;
     let mut items = listing.map_err(|error| ApiError::internal(&error))?;
     let more = items.len() > limit;

@@ -2,20 +2,21 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::{Path, Query, State},
-};
+use axum::{Json, extract::State};
 use serde::Deserialize;
 use shared::{
     api::{HostCounts, HostDetail, HostSummary, Page},
-    id::GroupName,
-    report::Reason,
+    id::{GroupName, RealmName},
+    report::{ProfileReport, Reason},
     state_word::StateWord,
     time::Time,
 };
 
-use super::{error::ApiError, limit};
+use super::{
+    error::ApiError,
+    extract::{Path, Query},
+    limit,
+};
 use crate::{
     app::App,
     db::{
@@ -63,15 +64,22 @@ pub(crate) async fn show(
     Path((realm, name)): Path<(String, String)>,
 ) -> Result<Json<HostDetail>, ApiError> {
     let realm = app.realm(&realm)?.name().clone();
-    let what = format!("there is no host `{}`", name.escape_default());
-    let found = app.db.host(realm, name).await;
-    let row = found
-        .map_err(|error| ApiError::internal(&error))?
-        .ok_or_else(|| ApiError::not_found(what))?;
+    let row = find(&app, &realm, &name).await?;
     let (enrolled_at, not_after) = (row.enrolled_at, row.certificate.not_after);
-    let report = row.report.clone();
+    let mut report = row.report.clone();
+    report.iter_mut().flat_map(|report| &mut report.profiles).for_each(keep_what_is_ours);
     let summary = summary(row);
-    Ok(Json(HostDetail { summary, enrolled_at, not_after, report }))
+    Ok(Json(HostDetail { summary, enrolled_at, not_after, report, as_of: app.time() }))
+}
+
+/// Finds a host by its name or id.
+pub(super) async fn find(app: &App, realm: &RealmName, name: &str) -> Result<HostRow, ApiError> {
+    let found = app.db.host(realm.clone(), name.to_owned()).await;
+    let found = found.map_err(|error| ApiError::internal(&error))?;
+    found.ok_or_else(|| {
+        let name: String = name.chars().take(80).flat_map(char::escape_default).collect();
+        ApiError::not_found(format!("there is no host `{name}`")).fix("`registry hosts` lists them")
+    })
 }
 
 /// Which hosts are counted.
@@ -111,13 +119,15 @@ fn is_ours(command: &str) -> bool {
     (told || command == "systemctl reboot") && command.bytes().all(plain)
 }
 
+/// Drops a next command that no agent of ours would name: what is shown to operators, they may paste.
+pub(super) fn keep_what_is_ours(profile: &mut ProfileReport) {
+    profile.next.take_if(|next| !is_ours(next));
+}
+
 /// Puts what a host said, or that it says nothing, into one word.
-fn summary(row: HostRow) -> HostSummary {
+pub(super) fn summary(row: HostRow) -> HostSummary {
     let HostRow { certificate, enrolled_at, reported_at, mut report, shown, standing, .. } = row;
-    for profile in report.iter_mut().flat_map(|report| &mut report.profiles) {
-        // Shown to operators, who may paste it.
-        profile.next.take_if(|next| !is_ours(next));
-    }
+    report.iter_mut().flat_map(|report| &mut report.profiles).for_each(keep_what_is_ours);
     let told = told(report.as_ref(), reported_at);
     let told = match standing {
         Standing::Revoked(Revocation { at, why }) => {

@@ -17,8 +17,8 @@ use super::Context;
 use crate::{
     db::{
         Db as _, DbError, Sqlite,
+        attempts::{AttemptQuery, AttemptRow},
         hosts::{HostRow, Revocation, Roster, Standing},
-        reports::AttemptRow,
         tokens,
     },
     table, trusted_realm,
@@ -232,7 +232,10 @@ async fn show(args: &Show, context: &Context<'_>) -> Result<(), Problem> {
     let (db, realm) = args.place.open(context)?;
     let row = find(&db, &realm, &args.host).await?;
     let host = row.certificate.host;
-    let attempts = db.attempts(realm, host, ATTEMPTS).await.map_err(|error| failed(&error))?;
+    let attempts = db
+        .attempts(AttemptQuery::latest(realm, host, ATTEMPTS))
+        .await
+        .map_err(|error| failed(&error))?;
     let told: Vec<_> =
         attempts.iter().map(|it| json!({"told_at": it.told_at, "profile": it.profile})).collect();
     let json = json!({

@@ -5,7 +5,6 @@ use shared::{
     id::HostId,
     report::{ProfileReport, Report},
     state_word::StateWord,
-    time::Time,
 };
 
 use super::hosts::Revocation;
@@ -39,15 +38,6 @@ pub(crate) enum Stored {
     Revoked(Revocation),
     /// Another key has enrolled under the host's name.
     Replaced(HostId),
-}
-
-/// What became of one attempt of a host.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct AttemptRow {
-    /// The profile, as the host told of it when the attempt had ended.
-    pub(crate) profile: ProfileReport,
-    /// When it was told.
-    pub(crate) told_at: Time,
 }
 
 /// Returns the profiles of a report whose last attempt has ended: only those are kept for good.

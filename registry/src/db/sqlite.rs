@@ -26,17 +26,20 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{
     Ahead, Db, DbError,
+    attempts::{AttemptQuery, AttemptRow},
     events::{Event, Noted},
     hosts::{Application, EnrolRefusal, HostQuery, HostRow, Revocation, Roster},
     publications,
-    reports::{AttemptRow, Incoming, Stored},
+    reports::{Incoming, Stored},
     retention::{Pruned, Retention},
     tokens::Grant,
 };
 
+mod attempts;
 mod backup;
 mod enrol;
 mod event;
+mod fleet;
 mod history;
 mod host;
 mod ingest;
@@ -210,13 +213,19 @@ impl Db for Sqlite {
         self.read(move |db| lists::counts(db, &realm, group.as_ref())).await
     }
 
-    async fn attempts(
+    async fn counts_by_group(
         &self,
         realm: RealmName,
-        host: HostId,
-        limit: usize,
-    ) -> Result<Vec<AttemptRow>, DbError> {
-        self.read(move |db| host::attempts(db, &realm, &host, limit)).await
+    ) -> Result<BTreeMap<GroupName, BTreeMap<StateWord, u64>>, DbError> {
+        self.read(move |db| fleet::counts_by_group(db, &realm)).await
+    }
+
+    async fn oldest_report(&self) -> Result<Option<Time>, DbError> {
+        self.read(fleet::oldest_report).await
+    }
+
+    async fn attempts(&self, query: AttemptQuery) -> Result<Vec<AttemptRow>, DbError> {
+        self.read(move |db| attempts::list(db, &query)).await
     }
 
     async fn seen_ahead(&self, realm: RealmName) -> Result<Option<Ahead>, DbError> {
@@ -243,6 +252,14 @@ impl Db for Sqlite {
 
     async fn publications(&self, query: publications::Query) -> Result<Vec<Publication>, DbError> {
         self.read(move |db| history::list(db, &query)).await
+    }
+
+    async fn latest_publications(
+        &self,
+        realm: RealmName,
+        group: GroupName,
+    ) -> Result<Vec<Publication>, DbError> {
+        self.read(move |db| history::latest(db, &realm, &group)).await
     }
 
     async fn forget_counters(&self) -> Result<(), DbError> {

@@ -14,6 +14,7 @@ use shared::{
 
 use super::{
     Db,
+    attempts::AttemptQuery,
     events::What,
     hosts::{Application, EnrolRefusal, HostQuery, Revocation, Standing},
     publications,
@@ -373,7 +374,7 @@ pub(super) async fn each_attempt_is_kept_once_it_has_ended(db: &impl Db) {
     say(3, "a", StateWord::RolledBack, 3).await;
     say(4, "a", StateWord::Held, 3).await;
     say(5, "b", StateWord::Converged, 2).await;
-    let kept = db.attempts(realm_name(), host.1.host, 10).await.unwrap();
+    let kept = db.attempts(AttemptQuery::latest(realm_name(), host.1.host, 10)).await.unwrap();
     let kept: Vec<_> = kept
         .iter()
         .map(|row| (row.profile.attempt.as_ref().unwrap().id.as_str(), row.profile.state))
@@ -382,7 +383,7 @@ pub(super) async fn each_attempt_is_kept_once_it_has_ended(db: &impl Db) {
     for counter in 6..600 {
         say(counter, &counter.to_string(), StateWord::Converged, 1).await;
     }
-    let kept = db.attempts(realm_name(), host.1.host, 1000).await.unwrap();
+    let kept = db.attempts(AttemptQuery::latest(realm_name(), host.1.host, 1000)).await.unwrap();
     assert_eq!(kept.len(), 500, "no host fills the disk");
 }
 
@@ -413,6 +414,7 @@ pub(super) async fn the_history_is_added_to_once(db: &impl Db) {
         group: group(group_name),
         profile: profile.map(|name| name.parse().unwrap()),
         limit: 9,
+        version: None,
         skip: 0,
     };
     let found = db.publications(query("eu-prod", Some("web"))).await.unwrap();
@@ -446,7 +448,10 @@ pub(super) async fn what_is_too_old_goes_and_revocations_stay(db: &impl Db) {
     assert_eq!(db.counts(realm_name(), None).await.unwrap()[&StateWord::Converged], 1);
     let told = tell(db, &out, (2, None), |_| (), at(122)).await;
     assert!(matches!(told, Stored::Revoked(_)));
-    assert_eq!(db.attempts(realm_name(), here.1.host, 9).await.unwrap().len(), 1);
+    assert_eq!(
+        db.attempts(AttemptQuery::latest(realm_name(), here.1.host, 9)).await.unwrap().len(),
+        1
+    );
 }
 
 pub(super) async fn hosts_that_have_seen_more_than_we_have_are_remembered(db: &impl Db) {

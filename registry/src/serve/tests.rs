@@ -23,6 +23,7 @@ use crate::{
 mod files;
 mod hosts;
 mod limits;
+mod resources;
 
 /// Follows everything that is served from the root to a target, as an agent does.
 async fn follow(server: &Running, path: &str) -> Vec<u8> {

@@ -31,6 +31,7 @@ pub enum DsseError {
 /// An envelope as sent; `certificate` is the one member that we add to the standard's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Envelope {
     /// The payload, in base 64.
     pub payload: String,
@@ -46,6 +47,7 @@ pub struct Envelope {
 /// One signature.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EnvelopeSignature {
     /// A hint at the key; never trusted.
     #[serde(default)]

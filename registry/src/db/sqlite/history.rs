@@ -1,7 +1,12 @@
 //! The index of what was published, rebuilt from the signed files where it lacks something.
 
 use rusqlite::{Connection, params};
-use shared::{api::Publication, id::RealmName, time::Time, version::VersionNumber};
+use shared::{
+    api::Publication,
+    id::{GroupName, RealmName},
+    time::Time,
+    version::VersionNumber,
+};
 
 use super::{DbError, json, time};
 use crate::db::{
@@ -78,14 +83,41 @@ pub(super) fn list(db: &Connection, query: &Query) -> Result<Vec<Publication>, D
         "SELECT target, epoch, version, digest, role, role_version, signers, published_at, note
          FROM publications
          WHERE realm = ?1 AND target >= ?2 AND target < ?3 AND (?4 IS NULL OR target = ?4)
+             AND (?7 IS NULL OR version = ?7)
          ORDER BY published_at DESC, target, role_version DESC LIMIT ?5 OFFSET ?6",
     )?;
     // `0` is what comes behind `/`: all that is in the folder, by the index.
     let folder = (format!("{}/", query.group), format!("{}0", query.group));
     let exact = query.profile.as_ref().map(|profile| format!("{}{profile}", folder.0));
     let realm = query.realm.as_str();
-    let mut rows =
-        select.query(params![realm, folder.0, folder.1, exact, query.limit, query.skip])?;
+    let version = query.version.map(VersionNumber::get);
+    read(select.query(params![
+        realm,
+        folder.0,
+        folder.1,
+        exact,
+        query.limit,
+        query.skip,
+        version
+    ])?)
+}
+
+/// Returns the latest publication of each target of a group.
+pub(super) fn latest(
+    db: &Connection,
+    realm: &RealmName,
+    group: &GroupName,
+) -> Result<Vec<Publication>, DbError> {
+    // The other columns are those of the row with the maximum; of one second, of the higher version.
+    let mut select = db.prepare_cached(
+        "SELECT target, epoch, version, digest, role, role_version, signers, published_at, note,
+             max(published_at * 4294967296 + version)
+         FROM publications WHERE realm = ?1 AND target >= ?2 AND target < ?3 GROUP BY target",
+    )?;
+    read(select.query(params![realm.as_str(), format!("{group}/"), format!("{group}0")])?)
+}
+
+fn read(mut rows: rusqlite::Rows<'_>) -> Result<Vec<Publication>, DbError> {
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let text = |column| row.get::<_, String>(column);

@@ -3,16 +3,13 @@
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use shared::{
     certificate::Certificate,
-    id::{GroupName, HostId, RealmName},
+    id::{GroupName, RealmName},
     state_word::StateWord,
     time::Time,
 };
 
 use super::{DbError, json, lists, time};
-use crate::db::{
-    hosts::{HostRow, Revocation, Roster, Standing},
-    reports::AttemptRow,
-};
+use crate::db::hosts::{HostRow, Revocation, Roster, Standing};
 
 /// What [`row`] reads.
 pub(super) const COLUMNS: &str = "hosts.id, certificate, enrolled_at, replaced, revoked_at, \
@@ -154,27 +151,4 @@ pub(super) fn replace_others(db: &Connection, certificate: &Certificate) -> Resu
         db.execute("UPDATE reports SET heard = 0 WHERE id = ?1", [id])?;
     }
     Ok(())
-}
-
-/// Lists what became of a host's attempts, the latest first.
-pub(super) fn attempts(
-    db: &Connection,
-    realm: &RealmName,
-    host: &HostId,
-    limit: usize,
-) -> Result<Vec<AttemptRow>, DbError> {
-    let mut select = db.prepare_cached(
-        "SELECT attempts.profile, told_at FROM attempts JOIN hosts USING (id)
-         WHERE realm = ?1 AND host = ?2 ORDER BY attempts.rowid DESC LIMIT ?3",
-    )?;
-    let mut rows = select.query(params![realm.as_str(), host.to_string(), limit])?;
-    let mut attempts = Vec::new();
-    while let Some(row) = rows.next()? {
-        let profile: String = row.get(0)?;
-        attempts.push(AttemptRow {
-            profile: serde_json::from_str(&profile).map_err(|_| DbError::Damaged(profile))?,
-            told_at: time(row.get(1)?)?,
-        });
-    }
-    Ok(attempts)
 }

@@ -5,7 +5,7 @@ use shared::certificate::Certificate;
 use super::*;
 
 /// Makes a token for hosts of `eu-prod`.
-async fn token(data: &Path, uses: u32) -> &'static str {
+pub(super) async fn token(data: &Path, uses: u32) -> &'static str {
     token_for(data, "secret", &["eu-prod"], uses).await
 }
 
@@ -22,7 +22,7 @@ async fn token_for<'a>(data: &Path, token: &'a str, groups: &[&str], uses: u32) 
     token
 }
 
-async fn enrol(
+pub(super) async fn enrol(
     server: &Running,
     token: &str,
     request: &Envelope,
@@ -37,7 +37,7 @@ async fn enrol(
     Err((status, problem["code"].as_str().unwrap().to_owned()))
 }
 
-async fn send_report(server: &Running, body: Vec<u8>) -> (u16, serde_json::Value) {
+pub(super) async fn send_report(server: &Running, body: Vec<u8>) -> (u16, serde_json::Value) {
     let response = server.api(Method::POST, "reports").body(body).send().await.unwrap();
     (response.status().as_u16(), response.json().await.unwrap())
 }
@@ -153,7 +153,7 @@ async fn refuses_reports_that_prove_nothing() {
     server.stop().await;
 }
 
-fn profile(group: &str, state: StateWord, next: &str) -> ProfileReport {
+pub(super) fn profile(group: &str, state: StateWord, next: &str) -> ProfileReport {
     ProfileReport {
         group: testing::group(group),
         profile: shared::id::ProfileName::parse("web").unwrap(),
