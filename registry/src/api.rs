@@ -4,7 +4,9 @@ pub(crate) mod attempts;
 pub(crate) mod audit;
 pub(crate) mod body;
 pub(crate) mod caches;
+pub(crate) mod conditional;
 pub(crate) mod diff;
+pub(crate) mod docs;
 pub(crate) mod enrol;
 pub(crate) mod error;
 pub(crate) mod extract;
@@ -18,11 +20,21 @@ pub(crate) mod reports;
 pub(crate) mod roles;
 pub(crate) mod teams;
 
+use axum::http::StatusCode;
 use error::ApiError;
+use shared::problem::{Kind, Problem};
 
 /// Answers whatever is no route.
 pub(crate) async fn not_found() -> ApiError {
     ApiError::not_found("there is nothing here").fix("the address of a realm is `/r/<realm>/`")
+}
+
+/// Answers what is no method of a route.
+pub(crate) async fn not_allowed() -> ApiError {
+    let what = "this cannot be done here";
+    let problem = Problem::new(Kind::Usage, "method", what).leaves("nothing changed");
+    let problem = problem.fix("`/docs` of this server lists what can be asked, and how");
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, problem)
 }
 
 /// The most items in one answer.

@@ -1,75 +1,157 @@
-//! Every route of the server, grouped by who asks.
+//! Every route of the server, grouped by who asks; where each lies stands above its handler.
 
 use std::sync::Arc;
 
 use axum::{
     Router,
     extract::DefaultBodyLimit,
-    routing::{get, post, put},
+    http::header,
+    middleware::{from_fn, map_response},
+    response::{IntoResponse as _, Response},
+    routing::get,
 };
-use tower_http::catch_panic::CatchPanicLayer;
+use bytes::Bytes;
+use shared::problem::{Kind, Problem};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    compression::{
+        CompressionLayer, Predicate as _,
+        predicate::{DefaultPredicate, SizeAbove},
+    },
+};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::{
+    router::{OpenApiRouter, UtoipaMethodRouterExt as _},
+    routes,
+};
 
-use crate::{api, app::App, static_files};
+use crate::{
+    api::{self, error::ApiError},
+    app::App,
+    static_files,
+};
 
 /// The largest publication, all parts together.
 pub(crate) const MAX_PUBLICATION: usize = 128 * 1024 * 1024;
 /// The largest request to enrol.
 const MAX_ENROLMENT: usize = 64 * 1024;
+/// The shortest answer that is compressed, in bytes.
+const WORTH_COMPRESSING: u64 = 512;
 
 /// Returns the whole server.
 pub(crate) fn router(app: Arc<App>) -> Router {
+    let (api, description) = documented().split_for_parts();
     Router::new()
         // Agents and mirrors: plain files.
         .route("/r/{realm}/metadata/timestamp.json", get(static_files::timestamp))
         .route("/r/{realm}/{*path}", get(static_files::file))
         .route("/cache/{*path}", get(static_files::cache))
-        // Publishers.
-        .route(
-            "/api/v1/realms/{realm}/roles/{role}",
-            put(api::roles::publish).layer(DefaultBodyLimit::max(MAX_PUBLICATION)),
-        )
-        // Hosts.
-        .route(
-            "/api/v1/realms/{realm}/enrol",
-            post(api::enrol::enrol).layer(DefaultBodyLimit::max(MAX_ENROLMENT)),
-        )
-        .route(
-            "/api/v1/realms/{realm}/reports",
-            post(api::reports::report).layer(DefaultBodyLimit::max(shared::report::MAX_LEN)),
-        )
-        // Operators.
-        .route("/api/v1/realms/{realm}/hosts", get(api::hosts::list))
-        .route("/api/v1/realms/{realm}/hosts/{host}", get(api::hosts::show))
-        .route("/api/v1/realms/{realm}/hosts/{host}/attempts", get(api::attempts::list))
-        .route("/api/v1/realms/{realm}/hosts/{host}/attempts/{attempt}", get(api::attempts::show))
-        .route("/api/v1/realms/{realm}/hosts/{host}/generations", get(api::attempts::generations))
-        .route("/api/v1/realms/{realm}/groups", get(api::groups::list))
-        .route("/api/v1/realms/{realm}/groups/{group}", get(api::groups::show))
-        .route("/api/v1/realms/{realm}/groups/{group}/manifests", get(api::manifests::in_force))
-        .route(
-            "/api/v1/realms/{realm}/groups/{group}/manifests/{profile}",
-            get(api::manifests::versions),
-        )
-        .route(
-            "/api/v1/realms/{realm}/groups/{group}/manifests/{profile}/{version}",
-            get(api::manifests::show),
-        )
-        .route("/api/v1/realms/{realm}/groups/{group}/diff", get(api::diff::show))
-        .route("/api/v1/realms/{realm}/fleet", get(api::fleet::show))
-        .route("/api/v1/realms/{realm}/teams", get(api::teams::list))
-        .route("/api/v1/realms/{realm}/teams/{team}", get(api::teams::show))
-        .route("/api/v1/realms/{realm}/keys", get(api::teams::keys))
-        .route("/api/v1/realms/{realm}/keys/{key}", get(api::teams::key))
-        .route("/api/v1/realms/{realm}/caches", get(api::caches::list))
-        .route("/api/v1/realms/{realm}/coverage", get(api::caches::coverage))
-        .route("/api/v1/realms/{realm}/audit", get(api::audit::list))
-        .route("/api/v1/realms/{realm}/counts", get(api::hosts::counts))
-        .route("/api/v1/realms/{realm}/groups/{group}/history", get(api::history::list))
-        // Whoever watches the server.
-        .route("/livez", get(api::health::live))
-        .route("/readyz", get(api::health::ready))
+        .merge(read_often(api, &api::docs::complete(description)))
         .fallback(api::not_found)
+        .method_not_allowed_fallback(api::not_allowed)
         .layer(DefaultBodyLimit::max(shared::report::MAX_LEN))
-        .layer(CatchPanicLayer::new())
+        .layer(CatchPanicLayer::custom(|_| panicked()))
         .with_state(app)
+}
+
+/// Returns the routes of the API, with what they say of themselves.
+fn documented() -> OpenApiRouter<Arc<App>> {
+    let limit = DefaultBodyLimit::max;
+    OpenApiRouter::default()
+        // Publishers.
+        .routes(routes!(api::roles::publish).layer(limit(MAX_PUBLICATION)))
+        // Hosts.
+        .routes(routes!(api::enrol::enrol).layer(limit(MAX_ENROLMENT)))
+        .routes(routes!(api::reports::report).layer(limit(shared::report::MAX_LEN)))
+        // Operators.
+        .routes(routes!(api::fleet::show))
+        .routes(routes!(api::hosts::counts))
+        .routes(routes!(api::hosts::list))
+        .routes(routes!(api::hosts::show))
+        .routes(routes!(api::attempts::list))
+        .routes(routes!(api::attempts::show))
+        .routes(routes!(api::attempts::generations))
+        .routes(routes!(api::groups::list))
+        .routes(routes!(api::groups::show))
+        .routes(routes!(api::history::list))
+        .routes(routes!(api::manifests::in_force))
+        .routes(routes!(api::manifests::versions))
+        .routes(routes!(api::manifests::show))
+        .routes(routes!(api::diff::show))
+        .routes(routes!(api::teams::list))
+        .routes(routes!(api::teams::show))
+        .routes(routes!(api::teams::keys))
+        .routes(routes!(api::teams::key))
+        .routes(routes!(api::caches::list))
+        .routes(routes!(api::caches::coverage))
+        .routes(routes!(api::audit::list))
+        // Whoever watches the server.
+        .routes(routes!(api::health::live))
+        .routes(routes!(api::health::ready))
+}
+
+/// Adds the description to the API, and to all of it what those need who read often: entity tags, and
+/// compression of what is not a stream of events.
+fn read_often(api: Router<Arc<App>>, description: &OpenApi) -> Router<Arc<App>> {
+    let description = serde_json::to_value(description).unwrap_or_default();
+    let page = api::docs::page(&description);
+    let json = Bytes::from(description.to_string());
+    let json = move || async move { ([(header::CONTENT_TYPE, "application/json")], json) };
+    let compression = CompressionLayer::new()
+        .compress_when(DefaultPredicate::new().and(SizeAbove::new(WORTH_COMPRESSING)));
+    api.route("/openapi.json", get(json))
+        .route("/docs", get(async || api::docs::html(page)))
+        .route("/docs/style.css", get(api::docs::style))
+        .layer(from_fn(api::conditional::tag))
+        .layer(compression)
+        .layer(map_response(api::conditional::tag_encoding))
+}
+
+/// Answers for a handler that has ended as none should.
+fn panicked() -> Response {
+    tracing::error!("a request failed in a way that it should not");
+    let problem = Problem::new(Kind::Runtime, "internal", "the registry could not do it");
+    let problem = problem.fix("its log says why");
+    ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, problem).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_is_documented_but_for_plain_files_and_the_description_itself() {
+        let (ours, _tests) = include_str!("router.rs").split_once("#[cfg(test)]").unwrap();
+        let bare: Vec<_> = ours.lines().filter(|line| line.contains(".route(")).collect();
+        let known = ["/r/", "/r/", "/cache/", "/openapi.json", "/docs\"", "/docs/style.css"];
+        assert_eq!(bare.len(), known.len(), "documented routes are added with `routes!`");
+        for (line, known) in bare.iter().zip(known) {
+            assert!(line.contains(known), "{line}");
+        }
+        let described = api::docs::complete(documented().into_openapi());
+        let routed = ours.matches("routes!(").count();
+        let operations = described
+            .paths
+            .paths
+            .values()
+            .map(|item| [&item.get, &item.put, &item.post].into_iter().flatten().count());
+        assert_eq!(operations.sum::<usize>(), routed);
+    }
+
+    #[test]
+    fn every_operation_says_what_it_is_and_what_its_parameters_are() {
+        let described = api::docs::complete(documented().into_openapi());
+        let described = serde_json::to_value(described).unwrap();
+        assert!(described["openapi"].as_str().unwrap().starts_with("3.1"), "{described}");
+        for (path, item) in described["paths"].as_object().unwrap() {
+            for operation in item.as_object().unwrap().values() {
+                assert!(operation["summary"].as_str().is_some_and(|it| !it.is_empty()), "{path}");
+                let parameters = operation["parameters"].as_array();
+                for parameter in parameters.into_iter().flatten().filter(|it| it["in"] == "query") {
+                    let says = parameter["description"].as_str();
+                    assert!(says.is_some_and(|it| !it.is_empty()), "{path}: {parameter}");
+                }
+            }
+        }
+    }
 }

@@ -28,8 +28,9 @@ use crate::{
 const TAIL: usize = 4096;
 
 /// Which attempts are asked for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// Only of this target, `group/profile`.
     target: Option<String>,
@@ -40,6 +41,13 @@ pub(crate) struct Filter {
 }
 
 /// Lists what became of a host's attempts, the latest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/hosts/{host}/attempts",
+    tag = "hosts",
+    params(("realm" = String, Path), ("host" = String, Path), Filter),
+    responses((status = 200, description = "A part of the list", body = Page<HostAttempt>))
+)]
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
     Path((realm, host)): Path<(String, String)>,
@@ -65,6 +73,13 @@ pub(crate) async fn list(
 }
 
 /// Shows one attempt of a host, with all that is kept of its output.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/hosts/{host}/attempts/{attempt}",
+    tag = "hosts",
+    params(("realm" = String, Path), ("host" = String, Path), ("attempt" = String, Path)),
+    responses((status = 200, description = "The attempt", body = HostAttempt))
+)]
 pub(crate) async fn show(
     State(app): State<Arc<App>>,
     Path((realm, host, attempt)): Path<(String, String, String)>,
@@ -78,6 +93,13 @@ pub(crate) async fn show(
 }
 
 /// Lists the generations that a host told of, by profile, the latest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/hosts/{host}/generations",
+    tag = "hosts",
+    params(("realm" = String, Path), ("host" = String, Path)),
+    responses((status = 200, description = "All of them", body = Page<HostGeneration>))
+)]
 pub(crate) async fn generations(
     State(app): State<Arc<App>>,
     Path((realm, host)): Path<(String, String)>,

@@ -20,8 +20,9 @@ use crate::{
 };
 
 /// Which part of the log is asked for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// The most items, up to 500.
     limit: Option<usize>,
@@ -30,6 +31,13 @@ pub(crate) struct Filter {
 }
 
 /// Lists what happened, oldest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/audit",
+    tag = "audit",
+    params(("realm" = String, Path), Filter),
+    responses((status = 200, description = "A part of the log", body = Page<AuditEntry>))
+)]
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
     Path(realm): Path<String>,

@@ -32,6 +32,13 @@ use crate::{
 const MOST_ROOTS: usize = 16;
 
 /// Lists the caches that policies in force name, by their addresses.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/caches",
+    tag = "caches",
+    params(("realm" = String, Path)),
+    responses((status = 200, description = "All of them", body = Page<CacheUse>))
+)]
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
     Path(realm): Path<String>,
@@ -54,8 +61,9 @@ pub(crate) async fn list(
 }
 
 /// Whose closures are looked at.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// The group.
     group: GroupName,
@@ -64,6 +72,13 @@ pub(crate) struct Filter {
 }
 
 /// Tells of the roots in force of a group where their paths are; of the first 16 different ones.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/coverage",
+    tag = "caches",
+    params(("realm" = String, Path), Filter),
+    responses((status = 200, description = "The roots in force", body = Page<Coverage>))
+)]
 pub(crate) async fn coverage(
     State(app): State<Arc<App>>,
     Path(realm): Path<String>,

@@ -39,8 +39,9 @@ const MOST_CHANGES: usize = 200;
 const MOST_PAIRS: usize = 8;
 
 /// What is compared.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// The profile; may be left out where the group has one alone.
     profile: Option<ProfileName>,
@@ -53,6 +54,13 @@ pub(crate) struct Filter {
 }
 
 /// Tells what changes from one version of a manifest to another.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/groups/{group}/diff",
+    tag = "manifests",
+    params(("realm" = String, Path), ("group" = String, Path), Filter),
+    responses((status = 200, description = "What changes", body = ManifestDiff))
+)]
 pub(crate) async fn show(
     State(app): State<Arc<App>>,
     Path((realm, group)): Path<(String, GroupName)>,

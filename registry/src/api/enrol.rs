@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use shared::{
     api::{EnrolAnswer, EnrolRequest},
     certificate::{self, Certificate, EnrolmentRequest},
@@ -15,7 +11,7 @@ use shared::{
     trust::{PublicKey, dsse::Envelope},
 };
 
-use super::{body::Whole, error::ApiError};
+use super::{body::Whole, error::ApiError, extract::Path};
 use crate::{
     app::App,
     db::{
@@ -33,6 +29,14 @@ const MAX_LEN: usize = 64 * 1024;
 const NEW_TOKEN: &str = "ask the operator for a new token";
 
 /// Takes a host's key into the realm, for the groups that its token allows.
+#[utoipa::path(
+    post,
+    path = "/api/v1/realms/{realm}/enrol",
+    tag = "for hosts",
+    params(("realm" = String, Path)),
+    responses((status = 200, description = "The certificate", body = EnrolAnswer)),
+    request_body = EnrolRequest
+)]
 pub(crate) async fn enrol(
     State(app): State<Arc<App>>,
     Path(realm): Path<String>,

@@ -106,6 +106,27 @@ impl ApiError {
     }
 }
 
+/// A refusal, as it is told over HTTP.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "it only describes what `Told` writes")]
+pub(crate) struct Refusal {
+    /// Always `about:blank`: what tells problems apart is their `code`.
+    r#type: String,
+    /// What the status means.
+    title: String,
+    /// The status of the answer.
+    status: u16,
+    /// What happened and why, in one line.
+    detail: String,
+    #[schema(inline)]
+    #[serde(flatten)]
+    problem: Problem,
+    /// With the code `challenge`: what the next report must repeat.
+    nonce: Option<String>,
+    /// With the code `challenge`: the highest counter that was seen.
+    counter: Option<u64>,
+}
+
 /// What RFC 9457 asks for, beside what we say.
 #[derive(Serialize)]
 struct Told<T> {

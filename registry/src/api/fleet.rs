@@ -22,6 +22,13 @@ const NEED_ATTENTION: [StateWord; 4] =
     [StateWord::Untrusted, StateWord::Failed, StateWord::RolledBack, StateWord::Stale];
 
 /// Shows the fleet: how many hosts are in which state, who needs attention, how fresh this is.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/fleet",
+    tag = "fleet",
+    params(("realm" = String, Path)),
+    responses((status = 200, description = "The fleet", body = Fleet))
+)]
 pub(crate) async fn show(
     State(app): State<Arc<App>>,
     Path(realm): Path<String>,

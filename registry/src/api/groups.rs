@@ -24,8 +24,9 @@ use crate::{
 };
 
 /// Which part of the list is asked for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// Only those whose names begin so.
     q: Option<String>,
@@ -36,6 +37,13 @@ pub(crate) struct Filter {
 }
 
 /// Lists groups by name: those that somebody may publish for, and those that have hosts.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/groups",
+    tag = "groups",
+    params(("realm" = String, Path), Filter),
+    responses((status = 200, description = "A part of the list", body = Page<GroupSummary>))
+)]
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
     Path(realm): Path<String>,
@@ -67,6 +75,13 @@ pub(crate) async fn list(
 }
 
 /// Shows one group.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/groups/{group}",
+    tag = "groups",
+    params(("realm" = String, Path), ("group" = String, Path)),
+    responses((status = 200, description = "The group", body = GroupDetail))
+)]
 pub(crate) async fn show(
     State(app): State<Arc<App>>,
     Path((realm, group)): Path<(String, GroupName)>,

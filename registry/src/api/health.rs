@@ -9,11 +9,23 @@ use super::error::ApiError;
 use crate::{app::App, db::Db as _};
 
 /// Answers that the process lives.
+#[utoipa::path(
+    get,
+    path = "/livez",
+    tag = "the server",
+    responses((status = 200, description = "It lives", body = String, content_type = "text/plain; charset=utf-8"))
+)]
 pub(crate) async fn live() -> &'static str {
     "ok\n"
 }
 
 /// Answers that files and database can be used, and that what is served is fresh.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "the server",
+    responses((status = 200, description = "It serves", body = String, content_type = "text/plain; charset=utf-8"))
+)]
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<String, ApiError> {
     app.db.ping().await.map_err(|error| ApiError::internal(&error))?;
     let now = app.now();

@@ -20,15 +20,26 @@ use crate::{
 };
 
 /// Which part of the history is asked for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
+    /// Only this profile.
     profile: Option<ProfileName>,
+    /// The most items, up to 500.
     limit: Option<usize>,
+    /// Where the page before ended.
     cursor: Option<usize>,
 }
 
 /// Lists publications, the latest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/groups/{group}/history",
+    tag = "groups",
+    params(("realm" = String, Path), ("group" = String, Path), Filter),
+    responses((status = 200, description = "A part of the list", body = Page<Publication>))
+)]
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
     Path((realm, group)): Path<(String, GroupName)>,

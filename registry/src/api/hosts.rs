@@ -26,17 +26,28 @@ use crate::{
 };
 
 /// Which hosts are asked for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
+    /// Only hosts of this group.
     group: Option<GroupName>,
     /// State words, comma-separated; all are meant where none is given.
     state: Option<String>,
+    /// The most items, up to 500.
     limit: Option<usize>,
+    /// Where the page before ended.
     cursor: Option<String>,
 }
 
 /// Lists hosts by name.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/hosts",
+    tag = "hosts",
+    params(("realm" = String, Path), Filter),
+    responses((status = 200, description = "A part of the list", body = Page<HostSummary>))
+)]
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
     Path(realm): Path<String>,
@@ -59,6 +70,13 @@ pub(crate) async fn list(
 }
 
 /// Shows one host.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/hosts/{host}",
+    tag = "hosts",
+    params(("realm" = String, Path), ("host" = String, Path)),
+    responses((status = 200, description = "The host", body = HostDetail))
+)]
 pub(crate) async fn show(
     State(app): State<Arc<App>>,
     Path((realm, name)): Path<(String, String)>,
@@ -83,13 +101,22 @@ pub(super) async fn find(app: &App, realm: &RealmName, name: &str) -> Result<Hos
 }
 
 /// Which hosts are counted.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Counted {
+    /// Only hosts of this group.
     group: Option<GroupName>,
 }
 
 /// Counts hosts by their states.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/counts",
+    tag = "fleet",
+    params(("realm" = String, Path), Counted),
+    responses((status = 200, description = "How many hosts are in each state", body = HostCounts))
+)]
 pub(crate) async fn counts(
     State(app): State<Arc<App>>,
     Path(realm): Path<String>,

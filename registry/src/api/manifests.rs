@@ -26,6 +26,13 @@ use crate::{
 };
 
 /// Lists the manifest in force of each profile of a group.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/groups/{group}/manifests",
+    tag = "manifests",
+    params(("realm" = String, Path), ("group" = String, Path)),
+    responses((status = 200, description = "All of them", body = Page<ManifestSummary>))
+)]
 pub(crate) async fn in_force(
     State(app): State<Arc<App>>,
     Path((realm, group)): Path<(String, GroupName)>,
@@ -38,8 +45,9 @@ pub(crate) async fn in_force(
 }
 
 /// Which versions are asked for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// The most items, up to 500.
     limit: Option<usize>,
@@ -48,6 +56,13 @@ pub(crate) struct Filter {
 }
 
 /// Lists the versions of a profile's manifest, the latest first.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/groups/{group}/manifests/{profile}",
+    tag = "manifests",
+    params(("realm" = String, Path), ("group" = String, Path), ("profile" = String, Path), Filter),
+    responses((status = 200, description = "A part of the list", body = Page<ManifestSummary>))
+)]
 pub(crate) async fn versions(
     State(app): State<Arc<App>>,
     Path((realm, group, profile)): Path<(String, GroupName, ProfileName)>,
@@ -77,14 +92,22 @@ pub(crate) async fn versions(
 }
 
 /// Which of several versions of one number is asked for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Epoch {
     /// The epoch; the latest that has the version, if it is left out.
     epoch: Option<u32>,
 }
 
 /// Shows one version of a manifest, with its content.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/groups/{group}/manifests/{profile}/{version}",
+    tag = "manifests",
+    params(("realm" = String, Path), ("group" = String, Path), ("profile" = String, Path), ("version" = u32, Path), Epoch),
+    responses((status = 200, description = "The manifest", body = ManifestDetail))
+)]
 pub(crate) async fn show(
     State(app): State<Arc<App>>,
     Path((realm, group, profile, version)): Path<(String, GroupName, ProfileName, VersionNumber)>,

@@ -2,10 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use data_encoding::HEXLOWER;
 use rand::{TryRng as _, rngs::SysRng};
 use shared::{
@@ -15,7 +12,7 @@ use shared::{
     trust::{PublicKey, dsse::Envelope},
 };
 
-use super::{body::Whole, error::ApiError};
+use super::{body::Whole, error::ApiError, extract::Path};
 use crate::{
     app::App,
     certificates::Signers,
@@ -27,6 +24,14 @@ use crate::{
 };
 
 /// Stores a report, and answers when it is on the disk.
+#[utoipa::path(
+    post,
+    path = "/api/v1/realms/{realm}/reports",
+    tag = "for hosts",
+    params(("realm" = String, Path)),
+    responses((status = 200, description = "It is stored", body = ReportAnswer)),
+    request_body = Envelope
+)]
 pub(crate) async fn report(
     State(app): State<Arc<App>>,
     Path(realm): Path<String>,

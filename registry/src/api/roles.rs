@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Json,
     extract::{
-        Multipart, Path, State,
+        Multipart, State,
         multipart::{Field, MultipartError},
     },
     http::{HeaderMap, StatusCode, header},
@@ -22,7 +22,7 @@ use shared::{
 
 use tokio::sync::SemaphorePermit;
 
-use super::{blocking, error::ApiError};
+use super::{blocking, error::ApiError, extract::Path};
 use crate::{
     app::App,
     db::{Db as _, DbError},
@@ -36,6 +36,14 @@ const UPLOAD: Duration = Duration::from_secs(600);
 const RATE: u64 = 64 * 1024;
 
 /// Takes a new version of a role, with the files that it references.
+#[utoipa::path(
+    put,
+    path = "/api/v1/realms/{realm}/roles/{role}",
+    tag = "for publishers",
+    params(("realm" = String, Path), ("role" = String, Path)),
+    responses((status = 201, description = "It is committed, and served from now on", body = PublishReceipt)),
+    request_body(content = Object, content_type = "multipart/form-data", description = "Part `role`, then parts `blob` and `hints` that it references")
+)]
 pub(crate) async fn publish(
     State(app): State<Arc<App>>,
     Path((realm, role)): Path<(String, String)>,

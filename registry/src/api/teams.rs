@@ -25,8 +25,9 @@ use crate::{
 };
 
 /// Which part of a list is asked for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
     /// Only those that begin so.
     q: Option<String>,
@@ -37,6 +38,13 @@ pub(crate) struct Filter {
 }
 
 /// Lists teams, their sub-roles and the owners of groups, by name.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/teams",
+    tag = "teams and keys",
+    params(("realm" = String, Path), Filter),
+    responses((status = 200, description = "A part of the list", body = Page<Team>))
+)]
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
     Path(realm): Path<String>,
@@ -50,6 +58,13 @@ pub(crate) async fn list(
 }
 
 /// Shows one team, sub-role, or owners of a group.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/teams/{team}",
+    tag = "teams and keys",
+    params(("realm" = String, Path), ("team" = String, Path)),
+    responses((status = 200, description = "The team", body = Team))
+)]
 pub(crate) async fn show(
     State(app): State<Arc<App>>,
     Path((realm, name)): Path<(String, String)>,
@@ -60,6 +75,13 @@ pub(crate) async fn show(
 }
 
 /// Lists the public keys of a realm, by their ids.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/keys",
+    tag = "teams and keys",
+    params(("realm" = String, Path), Filter),
+    responses((status = 200, description = "A part of the list", body = Page<Key>))
+)]
 pub(crate) async fn keys(
     State(app): State<Arc<App>>,
     Path(realm): Path<String>,
@@ -72,6 +94,13 @@ pub(crate) async fn keys(
 }
 
 /// Shows one public key.
+#[utoipa::path(
+    get,
+    path = "/api/v1/realms/{realm}/keys/{key}",
+    tag = "teams and keys",
+    params(("realm" = String, Path), ("key" = String, Path)),
+    responses((status = 200, description = "The key", body = Key))
+)]
 pub(crate) async fn key(
     State(app): State<Arc<App>>,
     Path((realm, id)): Path<(String, String)>,

@@ -20,6 +20,7 @@ use crate::{
     testing::{self, Host, Running, closure, data, key, manifest, policy, role, target_file},
 };
 
+mod answers;
 mod files;
 mod hosts;
 mod limits;

@@ -41,6 +41,7 @@ pub struct Envelope {
     pub signatures: Vec<EnvelopeSignature>,
     /// The signer's certificate, itself an envelope; travels along unsigned, and proves itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     pub certificate: Option<Box<Self>>,
 }
 
