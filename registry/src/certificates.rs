@@ -2,11 +2,11 @@
 //!
 //! A certificate travels with every report, and its signature is as much work as that of the report
 //! itself; so what was found good is remembered by its digest, for as long as nothing changes that
-//! could make it bad.
+//! could make it bad, and as it was read.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use shared::{
@@ -18,12 +18,29 @@ use shared::{
 
 use crate::{api::error::ApiError, realm::Realm};
 
-/// Most certificates that are remembered: 16 MiB; then all are forgotten, and found good again.
-const MOST: usize = 1 << 18;
+/// Most bytes of envelopes whose certificates are remembered, some 150 000; then all are forgotten,
+/// and found good again.
+const MOST: usize = 96 << 20;
 
-/// Certificates that were found good, by the digest of their envelopes.
+/// Certificates that were found good.
 #[derive(Debug, Default)]
-pub(crate) struct Certificates(Mutex<HashMap<Digest, Good>>);
+pub(crate) struct Certificates(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// By the digest of their envelopes.
+    certificates: HashMap<Digest, (Good, Verified)>,
+    /// Of their envelopes.
+    bytes: usize,
+}
+
+/// A certificate that was found good once.
+#[derive(Debug, Clone)]
+pub(crate) struct Verified {
+    pub(crate) certificate: Arc<Certificate>,
+    /// The host's key.
+    pub(crate) key: PublicKey,
+}
 
 /// By whose word a certificate is good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,43 +68,57 @@ impl Certificates {
         bytes: &[u8],
         signers: Signers<'_>,
         now: Time,
-    ) -> Result<Certificate, ApiError> {
+    ) -> Result<Verified, ApiError> {
+        let digest = Digest::of(bytes);
+        let version = signers.realm.version("snapshot");
+        let known = self.lock().certificates.get(&digest).cloned();
+        if let Some((good, verified)) = known
+            && (good == Good::Own || good == Good::Policy(version))
+        {
+            holds(&verified.certificate, signers, now)?;
+            return Ok(verified);
+        }
         let payload = envelope.unverified_payload().map_err(|error| ApiError::malformed(&error))?;
         let certificate =
             Certificate::parse(&payload).map_err(|error| ApiError::malformed(&error))?;
-        certificate.check(signers.realm.name(), now).map_err(|error| {
-            let code = match error {
-                CertificateError::Expired(_) => "certificate_expired",
-                CertificateError::Realm(_) => "certificate_realm",
-                CertificateError::Json(_)
-                | CertificateError::Format(_)
-                | CertificateError::HostId(_) => "certificate",
-            };
-            ApiError::forbidden(code, error.to_string()).fix("enrol the host again")
-        })?;
-        let digest = Digest::of(bytes);
-        let version = signers.realm.version("snapshot");
-        let known = self.lock().get(&digest).copied();
-        if known.is_some_and(|good| good == Good::Own || good == Good::Policy(version)) {
-            return Ok(certificate);
-        }
+        holds(&certificate, signers, now)?;
+        let key = PublicKey::from_bytes(certificate.key.0);
+        let key = key.map_err(|error| ApiError::malformed(&error))?;
         let Some(good) = signed(envelope, &certificate, signers, version) else {
             let what = "the certificate is not by an enrolment key of its groups";
             let refusal = ApiError::forbidden("certificate_key", what);
             return Err(refusal.fix("enrol the host again"));
         };
+        let verified = Verified { certificate: Arc::new(certificate), key };
         let mut known = self.lock();
-        if known.len() >= MOST {
-            known.clear();
+        if known.bytes + bytes.len() > MOST {
+            *known = Known::default();
         }
-        known.insert(digest, good);
-        Ok(certificate)
+        if known.certificates.insert(digest, (good, verified.clone())).is_none() {
+            known.bytes += bytes.len();
+        }
+        drop(known);
+        Ok(verified)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Good>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         // What a panic left is still a list of good ones.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Checks what time and place could change of a certificate that was good before.
+fn holds(certificate: &Certificate, signers: Signers<'_>, now: Time) -> Result<(), ApiError> {
+    certificate.check(signers.realm.name(), now).map_err(|error| {
+        let code = match error {
+            CertificateError::Expired(_) => "certificate_expired",
+            CertificateError::Realm(_) => "certificate_realm",
+            CertificateError::Json(_)
+            | CertificateError::Format(_)
+            | CertificateError::HostId(_) => "certificate",
+        };
+        ApiError::forbidden(code, error.to_string()).fix("enrol the host again")
+    })
 }
 
 fn signed(

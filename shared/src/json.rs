@@ -3,7 +3,7 @@
 //! `serde_json` takes the last of two equal keys in a map; a signature checked over one reading
 //! must not meet a program with another. Here size, depth and every key are checked first.
 
-use std::{collections::BTreeSet, fmt};
+use std::{borrow::Cow, collections::BTreeSet, fmt};
 
 use serde::{
     Deserialize,
@@ -156,17 +156,67 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
-        let mut keys = BTreeSet::new();
-        while let Some(key) = members.next_key::<String>()? {
+        let mut keys = Keys::default();
+        while let Some(key) = members.next_key_seed(Key)? {
             self.check_text(&key)?;
-            if keys.contains(&key) {
+            if let Err(key) = keys.insert(key) {
                 let shown: String = key.chars().take(40).flat_map(char::escape_default).collect();
                 return Err(A::Error::custom(format_args!("key `{shown}` is repeated")));
             }
-            keys.insert(key);
             members.next_value_seed(self.deeper()?)?;
         }
         Ok(())
+    }
+}
+
+/// The keys of one object so far; the few of a usual one need neither a tree nor copies.
+#[derive(Default)]
+struct Keys<'de> {
+    few: Vec<Cow<'de, str>>,
+    more: BTreeSet<Cow<'de, str>>,
+}
+
+impl<'de> Keys<'de> {
+    const FEW: usize = 24;
+
+    /// Notes a key, or gives it back if it was there.
+    fn insert(&mut self, key: Cow<'de, str>) -> Result<(), Cow<'de, str>> {
+        if self.few.contains(&key) || self.more.contains(&key) {
+            return Err(key);
+        }
+        if self.few.len() < Self::FEW {
+            self.few.push(key);
+        } else {
+            self.more.insert(key);
+        }
+        Ok(())
+    }
+}
+
+/// Reads a key, and copies it only where it is written with escapes.
+struct Key;
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, key: D) -> Result<Self::Value, D::Error> {
+        key.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Key {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(key))
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(key.to_owned()))
     }
 }
 
@@ -188,6 +238,20 @@ mod tests {
     fn refuses_a_repeated_key_however_it_is_written() {
         assert!(refused(r#"{"a":1,"a":1}"#).contains("repeated"));
         assert!(refused(r#"[{"x":{"a":1,"\u0061":2}}]"#).contains("repeated"));
+    }
+
+    #[test]
+    fn refuses_a_repeated_key_among_any_number_of_keys() {
+        for keys in [1, Keys::FEW, Keys::FEW + 1, 500] {
+            let members: Vec<String> = (0..keys).map(|key| format!("\"{key}\":0")).collect();
+            let object = |again: usize| format!("{{{},\"{again}\":0}}", members.join(","));
+            let fine = object(keys);
+            assert_eq!(check(fine.as_bytes(), fine.len(), Controls::Allowed), Ok(()));
+            for again in [0, keys / 2, keys - 1] {
+                let error = check(object(again).as_bytes(), 10_000, Controls::Allowed);
+                assert!(error.unwrap_err().to_string().contains("repeated"), "{again} of {keys}");
+            }
+        }
     }
 
     #[test]

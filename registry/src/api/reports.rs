@@ -9,13 +9,13 @@ use shared::{
     api::ReportAnswer,
     report::{self, Report},
     time::Time,
-    trust::{PublicKey, dsse::Envelope},
+    trust::dsse::Envelope,
 };
 
 use super::{body::Whole, error::ApiError, extract::Path};
 use crate::{
     app::App,
-    certificates::Signers,
+    certificates::{Signers, Verified},
     db::{
         Db as _,
         reports::{Incoming, Stored},
@@ -90,9 +90,8 @@ fn verify(app: &App, realm: &Realm, body: &[u8], now: Time) -> Result<Incoming, 
     })?;
     let signers = Signers { realm, own: app.enrolment_key() };
     let certified = signed.to_bytes();
-    let certificate = app.certificates.verify(signed, &certified, signers, now)?;
-    let key =
-        PublicKey::from_bytes(certificate.key.0).map_err(|error| ApiError::malformed(&error))?;
+    let Verified { certificate, key } =
+        app.certificates.verify(signed, &certified, signers, now)?;
     let payload = envelope
         .verify(report::PAYLOAD_TYPE, &key)
         .map_err(|error| ApiError::forbidden("bad_signature", error.to_string()))?;

@@ -1,5 +1,7 @@
 //! Reports on their way into the database, and what is kept of them.
 
+use std::sync::Arc;
+
 use shared::{
     certificate::Certificate,
     id::HostId,
@@ -12,7 +14,7 @@ use super::hosts::Revocation;
 /// A verified report on its way into the database.
 #[derive(Debug, Clone)]
 pub(crate) struct Incoming {
-    pub(crate) certificate: Certificate,
+    pub(crate) certificate: Arc<Certificate>,
     /// The certificate, in its envelope.
     pub(crate) envelope: String,
     pub(crate) report: Report,

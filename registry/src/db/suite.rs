@@ -1,6 +1,6 @@
 //! What every implementation of [`Db`] must keep to: the tests take any.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use shared::{
     api::Publication,
@@ -118,7 +118,7 @@ fn profile(state: StateWord) -> ProfileReport {
 
 fn incoming(certificate: &Certificate, report: Report) -> Incoming {
     Incoming {
-        certificate: certificate.clone(),
+        certificate: Arc::new(certificate.clone()),
         envelope: String::new(),
         payload: report.to_bytes().unwrap(),
         report,

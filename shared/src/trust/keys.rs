@@ -1,6 +1,6 @@
 //! Ed25519 keys as TUF writes them.
 
-use std::fmt;
+use std::{cmp::Ordering, fmt};
 
 use data_encoding::HEXLOWER;
 use ed25519_dalek::Signer as _;
@@ -49,8 +49,10 @@ impl fmt::Display for KeyId {
 }
 
 /// An Ed25519 public key; prints as 64 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PublicKey([u8; 32]);
+///
+/// Holds the point that the bytes name, so that it is not computed anew for each signature.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PublicKey(ed25519_dalek::VerifyingKey);
 
 impl PublicKey {
     /// Takes 32 raw bytes.
@@ -59,7 +61,7 @@ impl PublicKey {
     /// When they are no point of the curve, or a weak one.
     pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, KeyError> {
         match ed25519_dalek::VerifyingKey::from_bytes(&bytes) {
-            Ok(key) if !key.is_weak() => Ok(Self(bytes)),
+            Ok(key) if !key.is_weak() => Ok(Self(key)),
             Ok(_) | Err(_) => Err(KeyError::Point(HEXLOWER.encode(&bytes))),
         }
     }
@@ -75,14 +77,14 @@ impl PublicKey {
 
     /// Returns the raw bytes.
     #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        self.0.as_bytes()
     }
 
     /// Returns 64 lower-case hexadecimal digits.
     #[must_use]
     pub fn to_hex(&self) -> String {
-        HEXLOWER.encode(&self.0)
+        HEXLOWER.encode(self.as_bytes())
     }
 
     /// Returns the key's name in metadata.
@@ -104,12 +106,20 @@ impl PublicKey {
     /// one valid signature form.
     #[must_use]
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        let key = ed25519_dalek::VerifyingKey::from_bytes(&self.0);
         let signature = ed25519_dalek::Signature::from_slice(signature);
-        match (key, signature) {
-            (Ok(key), Ok(signature)) => key.verify_strict(message, &signature).is_ok(),
-            (Err(_), _) | (_, Err(_)) => false,
-        }
+        signature.is_ok_and(|signature| self.0.verify_strict(message, &signature).is_ok())
+    }
+}
+
+impl Ord for PublicKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_bytes().cmp(other.as_bytes())
+    }
+}
+
+impl PartialOrd for PublicKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -145,7 +155,7 @@ impl SigningKey {
     /// Returns the public half.
     #[must_use]
     pub fn public(&self) -> PublicKey {
-        PublicKey(self.0.verifying_key().to_bytes())
+        PublicKey(self.0.verifying_key())
     }
 
     /// Signs `message`.

@@ -125,7 +125,7 @@ fn last(db: &Connection, certificate: &Certificate) -> Result<Option<Last>, DbEr
 /// Of two that have one name the later certificate counts, whichever of them reports first.
 fn first(db: &Connection, incoming: &Incoming, now: Time) -> Result<Last, DbError> {
     let Incoming { certificate, envelope, .. } = incoming;
-    let Certificate { realm, name, .. } = certificate;
+    let Certificate { realm, name, .. } = certificate.as_ref();
     let other = host::find(db, realm, name.as_str())?;
     let other = other.filter(|other| other.standing == Standing::Good);
     let id = host::put(db, certificate, Some(envelope), now)?;
@@ -171,8 +171,8 @@ fn keep_attempts(db: &Connection, id: i64, report: &Report, now: Time) -> Result
 }
 
 fn note_ahead(db: &Connection, incoming: &Incoming) -> Result<(), DbError> {
-    let Incoming { certificate: Certificate { realm, host, .. }, ahead, .. } = incoming;
-    let Some(timestamp) = ahead else { return Ok(()) };
+    let Some(timestamp) = incoming.ahead else { return Ok(()) };
+    let Certificate { realm, host, .. } = incoming.certificate.as_ref();
     let mut note = db.prepare_cached(
         "INSERT INTO ahead (realm, host, timestamp) VALUES (?1, ?2, ?3)
          ON CONFLICT DO UPDATE SET timestamp = max(timestamp, excluded.timestamp)",
