@@ -9,6 +9,7 @@ pub(crate) mod diff;
 pub(crate) mod docs;
 pub(crate) mod enrol;
 pub(crate) mod error;
+pub(crate) mod events;
 pub(crate) mod extract;
 pub(crate) mod fleet;
 pub(crate) mod groups;

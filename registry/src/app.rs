@@ -13,7 +13,7 @@ use shared::{
     time::Time,
     trust::{PublicKey, SigningKey},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -43,6 +43,8 @@ pub(crate) struct App {
     pub(crate) stale_after: u32,
     /// The highest version of a timestamp of which it was said that a host has it and we do not.
     pub(crate) warned_of: AtomicU64,
+    /// The number of the latest change that was seen.
+    pub(crate) newest: watch::Sender<u64>,
     /// How long what hosts said is kept.
     pub(crate) retention: Retention,
     /// Ends long polls when the server stops.

@@ -22,6 +22,7 @@ pub(crate) mod publications;
 pub(crate) mod reports;
 pub(crate) mod retention;
 pub(crate) mod sqlite;
+pub(crate) mod stream;
 pub(crate) mod tokens;
 
 #[cfg(test)]
@@ -35,6 +36,7 @@ use events::Event;
 use hosts::{Application, EnrolRefusal, HostQuery, HostRow, Revocation, Roster};
 use reports::{Incoming, Stored};
 use retention::{Pruned, Retention};
+use stream::{Change, Known};
 use tokens::Grant;
 
 /// What the registry remembers.
@@ -176,6 +178,18 @@ pub(crate) trait Db: Clone + Send + Sync + 'static {
         after: u64,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<events::Noted>, DbError>> + Send;
+
+    /// Returns which numbers of changes are known, of all realms together.
+    fn stream_known(&self) -> impl Future<Output = Result<Known, DbError>> + Send;
+
+    /// Lists what changed, oldest first, from behind the number `after`, and the number up to which
+    /// was looked. A host that changed several times is told once, as it is by now.
+    fn changes(
+        &self,
+        realm: RealmName,
+        after: u64,
+        limit: usize,
+    ) -> impl Future<Output = Result<(Vec<Change>, u64), DbError>> + Send;
 
     /// Deletes what is older than it has to be.
     fn prune(

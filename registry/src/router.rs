@@ -16,7 +16,7 @@ use tower_http::{
     catch_panic::CatchPanicLayer,
     compression::{
         CompressionLayer, Predicate as _,
-        predicate::{DefaultPredicate, SizeAbove},
+        predicate::{DefaultPredicate, NotForContentType, SizeAbove},
     },
 };
 use utoipa::openapi::OpenApi;
@@ -85,6 +85,7 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(api::caches::list))
         .routes(routes!(api::caches::coverage))
         .routes(routes!(api::audit::list))
+        .routes(routes!(api::events::follow))
         // Whoever watches the server.
         .routes(routes!(api::health::live))
         .routes(routes!(api::health::ready))
@@ -97,8 +98,11 @@ fn read_often(api: Router<Arc<App>>, description: &OpenApi) -> Router<Arc<App>> 
     let page = api::docs::page(&description);
     let json = Bytes::from(description.to_string());
     let json = move || async move { ([(header::CONTENT_TYPE, "application/json")], json) };
-    let compression = CompressionLayer::new()
-        .compress_when(DefaultPredicate::new().and(SizeAbove::new(WORTH_COMPRESSING)));
+    let compression = CompressionLayer::new().compress_when(
+        DefaultPredicate::new()
+            .and(NotForContentType::const_new(api::events::JSON_LINES))
+            .and(SizeAbove::new(WORTH_COMPRESSING)),
+    );
     api.route("/openapi.json", get(json))
         .route("/docs", get(async || api::docs::html(page)))
         .route("/docs/style.css", get(api::docs::style))

@@ -11,7 +11,10 @@ use std::{
 
 use jiff::Timestamp;
 use shared::{id::RealmName, time::Time, trust::SigningKey};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -108,6 +111,7 @@ impl Server {
             cache: options.cache.clone(),
             stale_after: options.stale_after,
             warned_of: AtomicU64::new(0),
+            newest: watch::Sender::new(0),
             retention: options.retention,
             stopping: CancellationToken::new(),
             publications: Semaphore::new(PUBLICATION_ROOM),
@@ -139,9 +143,10 @@ impl Server {
         let stopping = app.stopping.clone();
         let renewing = tokio::spawn(keep_fresh(Arc::clone(&app)));
         let keeping = tokio::spawn(upkeep::run(Arc::clone(&app)));
+        let watching = tokio::spawn(api::events::watch(Arc::clone(&app)));
         connections::serve(listener, router(app), limits, stopping).await;
         // They end with the stopper; only a panic could be lost here, and it was logged.
-        let _ended = (renewing.await, keeping.await);
+        let _ended = (renewing.await, keeping.await, watching.await);
     }
 }
 

@@ -23,6 +23,7 @@
 //! | `GET /groups/{group}/diff?profile=&from=&to=&host=` | [`ManifestDiff`] |
 //! | `GET /teams`, `GET /teams/{role}`, `GET /keys`, `GET /keys/{id}` | [`Page`] of [`Team`], of [`Key`]; one |
 //! | `GET /caches`, `GET /coverage?group=&profile=` | [`Page`] of [`CacheUse`], of [`Coverage`] |
+//! | `GET /events?types=&group=&after=` | [`StreamEvent`]s as server-sent events, or as JSON Lines |
 //! | `GET /audit?limit=&cursor=` | [`Page`] of [`AuditEntry`], oldest first |
 //! | `GET /groups/{group}/history?profile=&limit=&cursor=` | [`Page`] of [`Publication`], the latest first |
 

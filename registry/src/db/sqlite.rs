@@ -32,6 +32,7 @@ use super::{
     publications,
     reports::{Incoming, Stored},
     retention::{Pruned, Retention},
+    stream::{Change, Known},
     tokens::Grant,
 };
 
@@ -46,6 +47,7 @@ mod ingest;
 mod lists;
 mod prune;
 mod schema;
+mod stream;
 
 pub(crate) use backup::check;
 pub(crate) use schema::{KNOWN, Migrated};
@@ -282,6 +284,19 @@ impl Db for Sqlite {
         limit: usize,
     ) -> Result<Vec<Noted>, DbError> {
         self.read(move |db| event::list(db, &realm, after, limit)).await
+    }
+
+    async fn stream_known(&self) -> Result<Known, DbError> {
+        self.read(stream::known).await
+    }
+
+    async fn changes(
+        &self,
+        realm: RealmName,
+        after: u64,
+        limit: usize,
+    ) -> Result<(Vec<Change>, u64), DbError> {
+        self.read(move |db| stream::changes(db, &realm, after, limit)).await
     }
 
     async fn prune(&self, retention: Retention, now: Time) -> Result<Pruned, DbError> {

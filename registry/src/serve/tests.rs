@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod answers;
+mod events;
 mod files;
 mod hosts;
 mod limits;

@@ -402,3 +402,26 @@ pub struct AuditEntry {
     /// In a sentence.
     pub detail: String,
 }
+
+/// Something that changed, as it is told to whoever follows along.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct StreamEvent {
+    /// Its number; numbers rise, and not every one is told.
+    pub number: u64,
+    /// What, in a word: `host.` and its state now, `host.enrolled`, `host.revoked`, `token.made`,
+    /// `manifest.published`, `policy.published`, `role.published`, `registry.restored`,
+    /// `registry.recovered`; `resync` when some were lost, and `heartbeat` when there are none.
+    pub r#type: String,
+    /// When.
+    pub at: Time,
+    /// The host whose state changed, without its attempts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostSummary>,
+    /// The manifest or policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publication: Option<Publication>,
+    /// What was noted in the audit log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<AuditEntry>,
+}

@@ -117,6 +117,20 @@ pub(super) fn latest(
     read(select.query(params![realm.as_str(), format!("{group}/"), format!("{group}0")])?)
 }
 
+/// Returns one publication.
+pub(super) fn one(
+    db: &Connection,
+    realm: &RealmName,
+    (target, role, role_version): (&str, &str, u64),
+) -> Result<Option<Publication>, DbError> {
+    let mut select = db.prepare_cached(
+        "SELECT target, epoch, version, digest, role, role_version, signers, published_at, note
+         FROM publications WHERE realm = ?1 AND target = ?2 AND role = ?3 AND role_version = ?4",
+    )?;
+    let found = read(select.query(params![realm.as_str(), target, role, role_version])?);
+    Ok(found?.pop())
+}
+
 fn read(mut rows: rusqlite::Rows<'_>) -> Result<Vec<Publication>, DbError> {
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {

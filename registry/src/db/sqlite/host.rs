@@ -32,6 +32,14 @@ pub(super) fn find(
     found.optional()?.transpose()
 }
 
+/// Returns the host with this key.
+pub(super) fn by_key(db: &Connection, key: i64) -> Result<Option<HostRow>, DbError> {
+    let mut select = db.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM hosts LEFT JOIN reports USING (id) WHERE hosts.id = ?1"
+    ))?;
+    select.query_row([key], |found| Ok(row(found))).optional()?.transpose()
+}
+
 /// Reads a host from a row of [`COLUMNS`].
 pub(super) fn row(row: &Row<'_>) -> Result<HostRow, DbError> {
     let certificate: String = row.get(1)?;

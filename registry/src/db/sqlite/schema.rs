@@ -11,10 +11,10 @@ use rusqlite::Connection;
 use super::{DbError, backup};
 
 /// Each step makes the schema of its number + 1 from the one before.
-const STEPS: [&str; 2] = [FIRST, SECOND];
+const STEPS: [&str; 3] = [FIRST, SECOND, THIRD];
 
 /// The schema of this program.
-pub(crate) const KNOWN: u32 = 2;
+pub(crate) const KNOWN: u32 = 3;
 
 pub(super) const FIRST: &str = "
 CREATE TABLE tokens (
@@ -178,6 +178,32 @@ INSERT INTO members (realm, list, name, id, shown)
     UNION SELECT hosts.realm, list.value, hosts.name, hosts.id, hosts.shown
     FROM hosts, json_each(hosts.certificate, '$.groups') AS list WHERE replaced IS NULL;
 DROP TABLE hosts_of_schema_1;
+";
+
+/// What changes, in order, for whoever follows along. Triggers write it, and keep it bounded.
+const THIRD: &str = "
+CREATE TABLE stream (
+    number       INTEGER PRIMARY KEY,  -- rises: the latest row is never deleted
+    realm        TEXT NOT NULL,
+    host         INTEGER,              -- a host whose state changed; or
+    event        INTEGER,              -- the number of an event; or
+    target       TEXT,                 -- a publication
+    role         TEXT,
+    role_version INTEGER
+) STRICT;
+CREATE TRIGGER host_changes AFTER UPDATE OF shown ON hosts WHEN old.shown <> new.shown BEGIN
+    INSERT INTO stream (realm, host) VALUES (new.realm, new.id);
+END;
+CREATE TRIGGER event_comes AFTER INSERT ON events BEGIN
+    INSERT INTO stream (realm, event) VALUES (new.realm, new.number);
+END;
+CREATE TRIGGER publication_comes AFTER INSERT ON publications BEGIN
+    INSERT INTO stream (realm, target, role, role_version)
+        VALUES (new.realm, new.target, new.role, new.role_version);
+END;
+CREATE TRIGGER stream_ends AFTER INSERT ON stream WHEN new.number % 1000 = 0 BEGIN
+    DELETE FROM stream WHERE number <= new.number - 100000;
+END;
 ";
 
 /// What opening a database did to its schema.
