@@ -7,7 +7,11 @@ use ed25519_dalek::pkcs8::{EncodePrivateKey as _, spki::der::pem::LineEnding};
 use jiff::{SignedDuration, Timestamp};
 use shared::{
     certificate::{self, EnrolmentRequest},
-    id::{HostName, RawKey, RealmName, System},
+    closure::ClosureIndex,
+    health::Health,
+    id::{GroupName, HostName, ProfileName, RawKey, RealmName, System},
+    manifest::{Activation, ActivationKind, Entry, Manifest, Selector},
+    nix::{PathInfo, Sha256, StorePath, base32},
     report::{self, Attempt, Clock, Free, ProfileReport, Report, Running, TrustState, Wanted},
     state_word::StateWord,
     time::Time,
@@ -17,6 +21,7 @@ use shared::{
         writer::{self, Delegation, Document, Header, Keyring, Root, Snapshot, Target, Targets},
     },
     version::{SoftwareVersion, VersionNumber},
+    window::Windows,
 };
 
 /// The realm that [`make_data`] makes.
@@ -104,6 +109,74 @@ pub fn make_data(data: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What [`release`] publishes.
+pub const TARGET: &str = "eu-prod/web";
+
+/// What a version of the team's role brings.
+#[derive(Debug, Clone)]
+pub struct Release {
+    /// The role, signed.
+    pub role: Vec<u8>,
+    /// The manifest.
+    pub manifest: Vec<u8>,
+    /// The closure index that it names.
+    pub closure: Vec<u8>,
+}
+
+/// Returns version `version` of the role of team `web`, with a manifest of that version.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn release(version: u32) -> anyhow::Result<Release> {
+    let digest = Sha256::of(&version.to_be_bytes());
+    let hash = base32::encode(digest.0.get(..20).context("20 bytes")?);
+    let path = StorePath::from_base_name(&format!("{hash}-web-{version}"))?;
+    let info = PathInfo {
+        path: path.clone(),
+        nar_hash: digest,
+        nar_size: 1000,
+        references: [path.clone()].into(),
+        deriver: None,
+        signatures: Vec::new(),
+        content_address: None,
+    };
+    let closure = ClosureIndex::from_paths(&path, [&info])?;
+    let selector = Selector {
+        system: System::parse("x86_64-linux")?,
+        hosts: Vec::new(),
+        labels: BTreeMap::new(),
+    };
+    let manifest = Manifest {
+        format: 1,
+        realm: RealmName::parse("main")?,
+        group: GroupName::parse("eu-prod")?,
+        profile: ProfileName::parse("web")?,
+        epoch: 0,
+        version: VersionNumber::new(version).context("a version")?,
+        min_agent: SoftwareVersion::current(),
+        note: String::new(),
+        provenance: BTreeMap::new(),
+        entries: vec![Entry {
+            selector,
+            path,
+            closure: closure.digest(),
+            paths: 1,
+            nar_size: 1000,
+        }],
+        shards: None,
+        activation: Activation { kind: ActivationKind::None, timeout: 60 },
+        health: Health::default(),
+        rollout: None,
+        requires: Vec::new(),
+        windows: Windows::default(),
+        retire: None,
+    };
+    let manifest = manifest.to_bytes()?;
+    let mut role = Targets::empty("web", header(version.into()));
+    role.targets = BTreeMap::from([(TARGET.to_owned(), Target::of(&manifest))]);
+    Ok(Release { role: signed(role.document(), 3)?, manifest, closure: closure.to_bytes() })
+}
+
 /// A host that enrolled.
 #[derive(Debug, Clone)]
 pub struct Member {
@@ -143,14 +216,15 @@ impl Member {
         Ok(Self { name, key, certificate: answer.certificate })
     }
 
-    /// Returns a signed report, as large as that of a host with one service.
+    /// Returns a signed report, as large as that of a host with one service, which runs this
+    /// version of it.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn report(&self, counter: u64) -> anyhow::Result<Vec<u8>> {
-        let path: shared::nix::StorePath =
-            format!("/nix/store/{}-webshop-3.0", "0".repeat(32)).parse()?;
-        let (version, now) = (VersionNumber::new(1).context("1")?, Time::of(Timestamp::now()));
+    pub fn report(&self, counter: u64, version: u32) -> anyhow::Result<Vec<u8>> {
+        let path: StorePath = format!("/nix/store/{}-webshop-3.0", "0".repeat(32)).parse()?;
+        let (version, now) =
+            (VersionNumber::new(version).context("a version")?, Time::of(Timestamp::now()));
         let attempt = Attempt {
             id: "0123456789abcdef".to_owned(),
             phases: vec![("fetching".to_owned(), now, 6), ("converged".to_owned(), now, 0)],

@@ -35,7 +35,7 @@ fn a_backup_made_under_load_holds_all_that_was_acknowledged_before_it() {
     let http = reqwest::Client::builder().tls_certs_only([]).build().unwrap();
     let url = server.url();
     let send = async |member: &Member, url: &str, counter| {
-        let body = member.report(counter).unwrap();
+        let body = member.report(counter, 1).unwrap();
         let url = format!("{url}/api/v1/realms/main/reports");
         http.post(url).body(body).send().await.unwrap()
     };

@@ -60,6 +60,8 @@ mod shards;
 #[cfg(test)]
 mod signers;
 #[cfg(test)]
+mod simulator;
+#[cfg(test)]
 mod small_disk;
 #[cfg(test)]
 mod substitution;

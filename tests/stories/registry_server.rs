@@ -2,7 +2,6 @@
 //! whatever it serves verifies.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -14,85 +13,20 @@ use reqwest::{Method, multipart};
 use shared::{
     api::PublishReceipt,
     closure::ClosureIndex,
-    health::Health,
-    id::{Digest, GroupName, ProfileName, RealmName, System},
-    manifest::{Activation, ActivationKind, Entry, Manifest, Selector},
-    nix::{PathInfo, Sha256, StorePath, base32},
-    trust::{
-        Clock, Folder, Refresh, Rules, Stored, StoredTarget,
-        writer::{Target, Targets},
-    },
-    version::{SoftwareVersion, VersionNumber},
-    window::Windows,
+    id::Digest,
+    manifest::Manifest,
+    trust::{Clock, Folder, Refresh, Rules, Stored, StoredTarget},
+    version::SoftwareVersion,
 };
 use tests::{
     Service,
-    fleet::{GROUP, Member, header, make_data, signed},
+    fleet::{GROUP, Member, Release, TARGET, make_data, release},
     long, run, scratch, shoal,
 };
 use tokio::sync::Notify;
 
 /// How many hosts report at once.
 const HOSTS: u64 = 8;
-
-const TARGET: &str = "eu-prod/web";
-
-/// What version `version` of the team's role brings.
-struct Release {
-    role: Vec<u8>,
-    manifest: Vec<u8>,
-    closure: Vec<u8>,
-}
-
-fn release(version: u32) -> Release {
-    let digest = Sha256::of(&version.to_be_bytes());
-    let hash = base32::encode(&digest.0[..20]);
-    let path = StorePath::from_base_name(&format!("{hash}-web-{version}")).unwrap();
-    let info = PathInfo {
-        path: path.clone(),
-        nar_hash: digest,
-        nar_size: 1000,
-        references: [path.clone()].into(),
-        deriver: None,
-        signatures: Vec::new(),
-        content_address: None,
-    };
-    let closure = ClosureIndex::from_paths(&path, [&info]).unwrap();
-    let selector = Selector {
-        system: System::parse("x86_64-linux").unwrap(),
-        hosts: Vec::new(),
-        labels: BTreeMap::new(),
-    };
-    let manifest = Manifest {
-        format: 1,
-        realm: RealmName::parse("main").unwrap(),
-        group: GroupName::parse("eu-prod").unwrap(),
-        profile: ProfileName::parse("web").unwrap(),
-        epoch: 0,
-        version: VersionNumber::new(version).unwrap(),
-        min_agent: SoftwareVersion::current(),
-        note: String::new(),
-        provenance: BTreeMap::new(),
-        entries: vec![Entry {
-            selector,
-            path,
-            closure: closure.digest(),
-            paths: 1,
-            nar_size: 1000,
-        }],
-        shards: None,
-        activation: Activation { kind: ActivationKind::None, timeout: 60 },
-        health: Health::default(),
-        rollout: None,
-        requires: Vec::new(),
-        windows: Windows::default(),
-        retire: None,
-    };
-    let manifest = manifest.to_bytes().unwrap();
-    let mut role = Targets::empty("web", header(version.into()));
-    role.targets = BTreeMap::from([(TARGET.to_owned(), Target::of(&manifest))]);
-    Release { role: signed(role.document(), 3).unwrap(), manifest, closure: closure.to_bytes() }
-}
 
 /// A running registry, and what was acknowledged by it and those before it.
 struct Registry {
@@ -117,7 +51,7 @@ impl Registry {
 
     /// Publishes; none when the registry is gone before it answers.
     async fn publish(&self, version: u32) -> Option<PublishReceipt> {
-        let Release { role, manifest, closure } = release(version);
+        let Release { role, manifest, closure } = release(version).unwrap();
         let form = [("role", role), ("blob", manifest), ("blob", closure)]
             .into_iter()
             .fold(multipart::Form::new(), |form, (name, bytes)| {
@@ -137,7 +71,7 @@ impl Registry {
 
     /// Sends a report; none when the registry is gone before it answers.
     async fn report(&self, host: &Member, counter: u64) -> Option<()> {
-        let body = host.report(counter).unwrap();
+        let body = host.report(counter, 1).unwrap();
         let response = self.api(Method::POST, "reports").body(body).send().await.ok()?;
         let status = response.status();
         let body = response.bytes().await.ok()?;

@@ -5,6 +5,8 @@
 //! it takes, durably, for so many seconds; then half of that rate, at fixed times, for the latencies.
 //! Everything is signed before the clock starts. Prints one line of JSON; fails if what the
 //! database holds afterwards is not what was sent.
+//!
+//! `fleet simulate …` is in [`simulate`].
 
 use std::{
     collections::BTreeMap,
@@ -21,20 +23,33 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use tests::Service;
 use tests::fleet::{GROUP, Member, REALM, make_data};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
 
-/// The clock's ticks per second in `/proc`.
-const TICKS: u64 = 100;
+use connection::Connection;
+use process::{cpu, memory};
+
+mod connection;
+mod process;
+mod simulate;
 
 fn main() -> anyhow::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    // One thread: a second one would only take time from the registry, on whose machine this is.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let print = |told: serde_json::Value| {
+        std::io::stdout().write_all(format!("{told}\n").as_bytes()).context("standard output")
+    };
+    if let [what, registry, folder, numbers @ ..] = words.as_slice()
+        && what == "simulate"
+    {
+        let simulation = simulate::Simulation::new(registry.into(), folder.into(), numbers)?;
+        let (told, well) = runtime.block_on(simulation.run())?;
+        print(told)?;
+        return well;
+    }
     let [what, registry, folder, hosts, seconds, connections] = words.as_slice() else {
         bail!("usage: fleet ingest REGISTRY FOLDER HOSTS SECONDS CONNECTIONS");
     };
-    ensure!(what == "ingest", "there is no `{what}` yet");
+    ensure!(what == "ingest", "there is no `{what}`");
     let load = Load {
         registry: registry.into(),
         folder: folder.into(),
@@ -42,11 +57,7 @@ fn main() -> anyhow::Result<()> {
         seconds: seconds.parse().context("SECONDS")?,
         connections: connections.parse().context("CONNECTIONS")?,
     };
-    // One thread: a second one would only take time from the registry, on whose machine this is.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let told = runtime.block_on(load.ingest())?;
-    std::io::stdout().write_all(format!("{told}\n").as_bytes())?;
-    Ok(())
+    print(runtime.block_on(load.ingest())?)
 }
 
 struct Load {
@@ -68,7 +79,7 @@ impl Load {
         serve.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(&data);
         let mut server = Service::start(&mut serve, "http://");
         let url = server.url();
-        let members = self.enrol(&data, &url).await?;
+        let members = enrol(&self.registry, &data, &url, (self.hosts, self.connections)).await?;
         let address = url.strip_prefix("http://").context("a plain address")?.to_owned();
 
         // As much as could be taken twice over, so that nothing runs out before the clock does.
@@ -116,38 +127,6 @@ impl Load {
         }))
     }
 
-    /// Lets the hosts in, over the same API as real ones.
-    async fn enrol(&self, data: &Path, url: &str) -> anyhow::Result<Vec<Member>> {
-        let uses = self.hosts.to_string();
-        let mut token = Command::new(&self.registry);
-        token.args(["-q", "host", "enroll-token", "--group", GROUP, "--uses", &uses, "--data"]);
-        let token = token.arg(data).output()?;
-        ensure!(token.status.success(), "{}", String::from_utf8_lossy(&token.stderr));
-        let token = String::from_utf8(token.stdout)?.trim().to_owned();
-        let http = reqwest::Client::builder().tls_certs_only([]).build()?;
-        let mut members = Vec::new();
-        let next = Arc::new(AtomicUsize::new(0));
-        let workers = (0..self.connections).map(|_| {
-            let (http, url, token) = (http.clone(), url.to_owned(), token.clone());
-            let (next, hosts) = (Arc::clone(&next), self.hosts);
-            tokio::spawn(async move {
-                let mut mine = Vec::new();
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed) as u64;
-                    if number >= hosts {
-                        return anyhow::Ok(mine);
-                    }
-                    mine.push((number, Member::enrol(&http, &url, &token, number).await?));
-                }
-            })
-        });
-        for worker in workers.collect::<Vec<_>>() {
-            members.extend(worker.await??);
-        }
-        members.sort_by_key(|(number, _)| *number);
-        Ok(members.into_iter().map(|(_, member)| member).collect())
-    }
-
     /// Signs so many rounds of reports, one of each host after the other, on all cores.
     fn sign(
         &self,
@@ -167,7 +146,7 @@ impl Load {
                 .map(|part| {
                     scope.spawn(move || {
                         let sign = |(counter, member): &(u64, &Member)| {
-                            Ok(request(&member.report(*counter)?, address))
+                            Ok(request(&member.report(*counter, 1)?, address))
                         };
                         part.iter().map(sign).collect::<anyhow::Result<Vec<_>>>()
                     })
@@ -251,41 +230,41 @@ impl Load {
     }
 }
 
-/// A kept connection, spoken to without a library: what is measured is the server.
-struct Connection {
-    stream: TcpStream,
-    answer: Vec<u8>,
-}
-
-impl Connection {
-    async fn open(address: &str) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self { stream, answer: Vec::with_capacity(4096) })
-    }
-
-    /// Sends a request, and fails unless the answer is 200.
-    async fn send(&mut self, request: &[u8]) -> anyhow::Result<()> {
-        self.stream.write_all(request).await?;
-        self.answer.clear();
-        loop {
-            ensure!(self.stream.read_buf(&mut self.answer).await? > 0, "the connection ended");
-            let Some(end) = find(&self.answer, b"\r\n\r\n") else { continue };
-            let head = String::from_utf8_lossy(self.answer.get(..end).unwrap_or_default());
-            let length = head.lines().find_map(|line| {
-                line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok()
-            });
-            if self.answer.len() >= end + 4 + length.context("an answer without a length")? {
-                let text = || String::from_utf8_lossy(&self.answer).into_owned();
-                ensure!(head.starts_with("HTTP/1.1 200"), "{}", text());
-                return Ok(());
+/// Lets the hosts in, over the same API as real ones.
+async fn enrol(
+    registry: &Path,
+    data: &Path,
+    url: &str,
+    (hosts, connections): (u64, usize),
+) -> anyhow::Result<Vec<Member>> {
+    let uses = hosts.to_string();
+    let mut token = Command::new(registry);
+    token.args(["-q", "host", "enroll-token", "--group", GROUP, "--uses", &uses, "--data"]);
+    let token = token.arg(data).output()?;
+    ensure!(token.status.success(), "{}", String::from_utf8_lossy(&token.stderr));
+    let token = String::from_utf8(token.stdout)?.trim().to_owned();
+    let http = reqwest::Client::builder().tls_certs_only([]).build()?;
+    let mut members = Vec::new();
+    let next = Arc::new(AtomicUsize::new(0));
+    let workers = (0..connections).map(|_| {
+        let (http, url, token) = (http.clone(), url.to_owned(), token.clone());
+        let next = Arc::clone(&next);
+        tokio::spawn(async move {
+            let mut mine = Vec::new();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed) as u64;
+                if number >= hosts {
+                    return anyhow::Ok(mine);
+                }
+                mine.push((number, Member::enrol(&http, &url, &token, number).await?));
             }
-        }
+        })
+    });
+    for worker in workers.collect::<Vec<_>>() {
+        members.extend(worker.await??);
     }
-}
-
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|window| window == what)
+    members.sort_by_key(|(number, _)| *number);
+    Ok(members.into_iter().map(|(_, member)| member).collect())
 }
 
 fn request(body: &[u8], address: &str) -> Vec<u8> {
@@ -332,21 +311,4 @@ fn check(data: &Path, expected: &BTreeMap<u64, u64>) -> anyhow::Result<()> {
     }
     ensure!(held == *expected, "the database does not hold what was sent");
     Ok(())
-}
-
-/// Returns the time that a process has spent on the processor.
-fn cpu(process: u32) -> anyhow::Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
-    let (_, fields) = stat.rsplit_once(") ").context("a name in parentheses")?;
-    let fields: Vec<u64> =
-        fields.split(' ').skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
-    Ok(Duration::from_millis(fields.iter().sum::<u64>() * 1000 / TICKS))
-}
-
-/// Returns the most memory that a process ever had, in MiB.
-fn memory(process: u32) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kib / 1024)
 }
