@@ -6,7 +6,10 @@ use anstream::ColorChoice;
 use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::OwoColorize as _;
 use serde_json::{Value, json};
-use shared::problem::{Kind, Problem};
+use shared::{
+    human,
+    problem::{Kind, Problem},
+};
 use tracing_subscriber::{EnvFilter, filter::Directive};
 use zeroize::Zeroizing;
 
@@ -70,7 +73,10 @@ impl Output {
     pub(crate) fn data(&self, text: &str, json: &Value) -> Result<(), Problem> {
         match self.format {
             Format::Text => write_all(anstream::stdout(), text.as_bytes()),
-            Format::Json => write_all(anstream::stdout(), format!("{json}\n").as_bytes()),
+            Format::Json => write_all(
+                anstream::stdout(),
+                format!("{}\n", human::plain_json(&json.to_string())).as_bytes(),
+            ),
         }
     }
 

@@ -72,12 +72,32 @@ pub fn without_passwords(text: &str) -> String {
 /// control characters or changes of the writing direction.
 #[must_use]
 pub fn plain(text: &str) -> String {
-    let shown = |character: char| match character {
-        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => ' ',
-        control if control.is_control() => ' ',
-        other => other,
-    };
-    text.chars().map(shown).collect()
+    text.chars().map(|it| if moves_a_terminal(it) { ' ' } else { it }).collect()
+}
+
+/// Writes JSON of one line so that it can do nothing to a terminal either: what would stands escaped in it.
+///
+/// JSON itself escapes only the first 32 control characters; there are more.
+#[must_use]
+pub fn plain_json(json: &str) -> String {
+    let mut plain = String::with_capacity(json.len());
+    for character in json.chars() {
+        if moves_a_terminal(character) {
+            // Beyond ASCII it can only stand in a string, and none of these is beyond 16 bits.
+            plain.push_str(&format!("\\u{:04x}", u32::from(character)));
+        } else {
+            plain.push(character);
+        }
+    }
+    plain
+}
+
+/// Tells whether a character is for a terminal, not for its reader.
+fn moves_a_terminal(character: char) -> bool {
+    let turns = ['\u{200e}', '\u{200f}'].contains(&character)
+        || ('\u{202a}'..='\u{202e}').contains(&character)
+        || ('\u{2066}'..='\u{2069}').contains(&character);
+    turns || character.is_control()
 }
 
 /// [`plain`] for each line of an output; without the empty lines at its end.
@@ -236,5 +256,14 @@ mod tests {
         ] {
             assert_eq!(span(SignedDuration::from_secs(seconds)), text);
         }
+    }
+
+    #[test]
+    fn json_for_a_terminal_is_the_same_json() {
+        let text = "\u{1b}[31m \u{7f}\u{9b}31m \u{202e} ä";
+        let written = serde_json::to_string(text).unwrap();
+        let plain = plain_json(&written);
+        assert!(plain.chars().all(|it| !moves_a_terminal(it)), "{plain:?}");
+        assert_eq!(serde_json::from_str::<String>(&plain).unwrap(), text);
     }
 }

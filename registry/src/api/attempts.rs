@@ -6,6 +6,7 @@ use axum::{Json, extract::State};
 use serde::Deserialize;
 use shared::{
     api::{HostAttempt, HostGeneration, Page, Phase},
+    human,
     id::{GroupName, ProfileName, RealmName},
     report::{Attempt, ProfileReport},
 };
@@ -142,7 +143,7 @@ fn told(row: AttemptRow, most: Option<usize>) -> Option<HostAttempt> {
     let AttemptRow { mut profile, told_at, .. } = row;
     hosts::keep_what_is_ours(&mut profile);
     let Attempt { id, phases, log } = profile.attempt?;
-    let tail = most.and_then(|most| tail(&log, most));
+    let shown = most.map_or(log.as_str(), |most| human::tail(&log, most));
     Some(HostAttempt {
         id,
         group: profile.group,
@@ -157,28 +158,8 @@ fn told(row: AttemptRow, most: Option<usize>) -> Option<HostAttempt> {
             .into_iter()
             .map(|(phase, began, seconds)| Phase { phase, began, seconds })
             .collect(),
-        log_is_cut: tail.is_some(),
-        log: tail.map_or_else(|| log.clone(), str::to_owned),
+        log_is_cut: shown.len() < log.len(),
+        log: shown.to_owned(),
         told_at,
     })
-}
-
-/// Returns the end of a text that is longer than `most` bytes, from a line on where there is one.
-fn tail(text: &str, most: usize) -> Option<&str> {
-    let from = text.len().checked_sub(most).filter(|from| *from > 0)?;
-    let from = (from..text.len()).find(|at| text.is_char_boundary(*at))?;
-    let end = text.get(from..)?;
-    Some(end.split_once('\n').map_or(end, |(_, lines)| lines))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_log_is_cut_at_a_line_and_never_within_a_letter() {
-        assert_eq!(tail("one\ntwo\n", 8), None);
-        assert_eq!(tail("one\ntwo\nthree\n", 9), Some("three\n"));
-        assert_eq!(tail("ääää", 3), Some("ä"));
-    }
 }
