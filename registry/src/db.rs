@@ -33,7 +33,7 @@ pub(crate) use sqlite::Sqlite;
 
 use attempts::{AttemptQuery, AttemptRow};
 use events::Event;
-use hosts::{Application, EnrolRefusal, HostQuery, HostRow, Revocation, Roster};
+use hosts::{Application, EnrolRefusal, HostPage, HostQuery, HostRow, Revocation, Roster};
 use reports::{Incoming, Stored};
 use retention::{Pruned, Retention};
 use stream::{Change, Known};
@@ -92,9 +92,8 @@ pub(crate) trait Db: Clone + Send + Sync + 'static {
         name_or_id: String,
     ) -> impl Future<Output = Result<Option<HostRow>, DbError>> + Send;
 
-    /// Lists hosts by name, without those revoked or made anew since.
-    fn hosts(&self, query: HostQuery)
-    -> impl Future<Output = Result<Vec<HostRow>, DbError>> + Send;
+    /// Lists hosts, without those revoked or made anew since.
+    fn hosts(&self, query: HostQuery) -> impl Future<Output = Result<HostPage, DbError>> + Send;
 
     /// Lists every key that ever enrolled, by name, from behind `after`.
     fn roster(

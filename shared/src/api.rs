@@ -10,7 +10,7 @@
 //! | `PUT /roles/{role}`, multipart of [`Part`] | 201 [`PublishReceipt`]; 403, 412, 413, 422, 428 |
 //! | `POST /enrol` [`EnrolRequest`] | 200 [`EnrolAnswer`]; 401, 403, 422 |
 //! | `POST /reports`, an envelope with a member `certificate` | 200 [`ReportAnswer`]; 401 [`Challenge`], 403, 413, 422, 503 |
-//! | `GET /hosts?group=&state=&limit=&cursor=` | [`Page`] of [`HostSummary`] |
+//! | `GET /hosts?group=&state=&label=&q=&sort=&limit=&cursor=` | [`Page`] of [`HostSummary`] |
 //! | `GET /hosts/{name or id}` | [`HostDetail`]; 404 |
 //! | `GET /hosts/{name or id}/attempts?target=&limit=&cursor=` | [`Page`] of [`HostAttempt`], the latest first |
 //! | `GET /hosts/{name or id}/attempts/{id}` | [`HostAttempt`], with its whole log |

@@ -12,7 +12,10 @@ use shared::{
 use super::{error::ApiError, extract::Path, groups, hosts};
 use crate::{
     app::App,
-    db::{Db as _, hosts::HostQuery},
+    db::{
+        Db as _,
+        hosts::{HostQuery, Sort},
+    },
 };
 
 /// How many hosts that need attention are told.
@@ -63,20 +66,8 @@ pub(crate) async fn show(
 }
 
 async fn needs_attention(app: &App, realm: &RealmName) -> Result<Vec<HostSummary>, ApiError> {
-    let mut found = Vec::new();
-    for state in NEED_ATTENTION {
-        let query = HostQuery {
-            realm: realm.clone(),
-            group: None,
-            states: Some(vec![state]),
-            after: (String::new(), 0),
-            limit: ATTENTION - found.len(),
-        };
-        let rows = app.db.hosts(query).await.map_err(|error| ApiError::of_database(&error))?;
-        found.extend(rows.into_iter().map(hosts::summary));
-        if found.len() == ATTENTION {
-            break;
-        }
-    }
-    Ok(found)
+    let first = HostQuery::first(realm.clone(), ATTENTION);
+    let query = HostQuery { states: Some(NEED_ATTENTION.to_vec()), sort: Sort::State, ..first };
+    let found = app.db.hosts(query).await.map_err(|error| ApiError::of_database(&error))?;
+    Ok(found.rows.into_iter().map(hosts::summary).collect())
 }

@@ -6,7 +6,7 @@ use axum::{Json, extract::State};
 use serde::Deserialize;
 use shared::{
     api::{HostCounts, HostDetail, HostSummary, Page},
-    id::{GroupName, RealmName},
+    id::{GroupName, IdError, LabelName, LabelValue, RealmName},
     report::{ProfileReport, Reason},
     state_word::StateWord,
     time::Time,
@@ -14,14 +14,14 @@ use shared::{
 
 use super::{
     error::ApiError,
-    extract::{Path, Query},
+    extract::{Path, Query, refuse},
     limit,
 };
 use crate::{
     app::App,
     db::{
         Db as _,
-        hosts::{HostQuery, HostRow, Revocation, Standing},
+        hosts::{HostPage, HostQuery, HostRow, Place, Revocation, Sort, Standing},
     },
 };
 
@@ -34,13 +34,20 @@ pub(crate) struct Filter {
     group: Option<GroupName>,
     /// State words, comma-separated; all are meant where none is given.
     state: Option<String>,
+    /// Only hosts with this label, `name:value`.
+    label: Option<String>,
+    /// Only hosts whose names begin so.
+    q: Option<String>,
+    /// In which order: by `name`, the worst `state` first, or whoever was `seen` longest ago first.
+    #[param(inline)]
+    sort: Option<Sort>,
     /// The most items, up to 500.
     limit: Option<usize>,
     /// Where the page before ended.
     cursor: Option<String>,
 }
 
-/// Lists hosts by name.
+/// Lists hosts. A page may have fewer than asked for, or none, and yet a next one.
 #[utoipa::path(
     get,
     path = "/api/v1/realms/{realm}/hosts",
@@ -55,16 +62,20 @@ pub(crate) async fn list(
 ) -> Result<Json<Page<HostSummary>>, ApiError> {
     let realm = app.realm(&realm)?.name().clone();
     let states = filter.state.as_deref().map(parse_states).transpose()?;
-    let limit = limit(filter.limit);
-    let after = split_cursor(filter.cursor.as_deref().unwrap_or_default());
-    // One more than is told, to know whether there is more.
-    let query = HostQuery { realm, group: filter.group, states, after, limit: limit + 1 };
+    let label = filter.label.as_deref().map(parse_label).transpose()?;
+    let after = filter.cursor.as_deref().map_or_else(|| Ok(Place::default()), parse_cursor)?;
+    let query = HostQuery {
+        group: filter.group,
+        states,
+        label,
+        begin: filter.q,
+        sort: filter.sort.unwrap_or_default(),
+        after,
+        ..HostQuery::first(realm, limit(filter.limit))
+    };
     let listing = app.db.hosts(query).await;
-    let mut rows = listing.map_err(|error| ApiError::internal(&error))?;
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let last = rows.last().filter(|_| more);
-    let next_cursor = last.map(|last| format!("{}.{}", last.certificate.name, last.key));
+    let HostPage { rows, next } = listing.map_err(|error| ApiError::of_database(&error))?;
+    let next_cursor = next.map(|Place { part, at, name, key }| format!("{part}.{at}.{name}.{key}"));
     let items = rows.into_iter().map(summary).collect();
     Ok(Json(Page { items, next_cursor, as_of: app.time() }))
 }
@@ -133,10 +144,21 @@ fn parse_states(text: &str) -> Result<Vec<StateWord>, ApiError> {
     words.collect::<Result<_, _>>().map_err(|error| ApiError::malformed(&error))
 }
 
-/// A cursor is the name and the key of the last host told.
-fn split_cursor(cursor: &str) -> (String, i64) {
-    let (name, key) = cursor.rsplit_once('.').unwrap_or((cursor, ""));
-    (name.to_owned(), key.parse().unwrap_or(0))
+fn parse_label(text: &str) -> Result<(LabelName, LabelValue), ApiError> {
+    let (name, value) = text.split_once(':').ok_or_else(|| refuse("a label is `name:value`"))?;
+    let name = name.parse().map_err(|error: IdError| refuse(&error.to_string()))?;
+    Ok((name, value.parse().map_err(|error: IdError| refuse(&error.to_string()))?))
+}
+
+/// A cursor is the place of the last host that was looked at.
+fn parse_cursor(cursor: &str) -> Result<Place, ApiError> {
+    let mut parts = cursor.splitn(4, '.');
+    let mut next = || parts.next().unwrap_or_default();
+    let (part, at, name, key) = (next().parse(), next().parse(), next().to_owned(), next().parse());
+    match (part, at, key) {
+        (Ok(part), Ok(at), Ok(key)) => Ok(Place { part, at, name, key }),
+        _ => Err(refuse("the cursor is none of ours")),
+    }
 }
 
 /// Returns whether an agent of ours may name this as the next command.

@@ -1,8 +1,9 @@
 //! Hosts: who is enrolled, and what each last said.
 
+use serde::Deserialize;
 use shared::{
     certificate::Certificate,
-    id::{GroupName, RealmName},
+    id::{GroupName, LabelName, LabelValue, RealmName},
     report::Report,
     state_word::StateWord,
     time::Time,
@@ -13,7 +14,7 @@ use super::tokens::TokenError;
 /// A host as it is stored.
 #[derive(Debug, Clone)]
 pub(crate) struct HostRow {
-    /// Its place in lists, behind its name.
+    /// Its key in the database.
     pub(crate) key: i64,
     pub(crate) certificate: Certificate,
     pub(crate) enrolled_at: Time,
@@ -58,9 +59,55 @@ pub(crate) struct HostQuery {
     pub(crate) group: Option<GroupName>,
     /// Only hosts in one of these states.
     pub(crate) states: Option<Vec<StateWord>>,
-    /// The name and the key of the last one told.
-    pub(crate) after: (String, i64),
+    /// Only those that are labelled so.
+    pub(crate) label: Option<(LabelName, LabelValue)>,
+    /// Only those whose names begin so.
+    pub(crate) begin: Option<String>,
+    pub(crate) sort: Sort,
+    /// Where the page before ended.
+    pub(crate) after: Place,
     pub(crate) limit: usize,
+}
+
+impl HostQuery {
+    /// Asks for the first hosts by name.
+    pub(crate) fn first(realm: RealmName, limit: usize) -> Self {
+        let (group, states, label, begin) = (None, None, None, None);
+        let (sort, after) = (Sort::Name, Place::default());
+        Self { realm, group, states, label, begin, sort, after, limit }
+    }
+}
+
+/// In which order hosts are listed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Sort {
+    /// By name.
+    #[default]
+    Name,
+    /// The worst state first, then by name.
+    State,
+    /// Those that have been silent for longest first.
+    Seen,
+}
+
+/// A place in a list of hosts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    /// Of what comes before the name: the state, or a kind of silence; 0 by name.
+    pub(crate) part: i64,
+    /// When the host was heard, where that is the order.
+    pub(crate) at: i64,
+    pub(crate) name: String,
+    pub(crate) key: i64,
+}
+
+/// A part of a list of hosts.
+#[derive(Debug, Clone)]
+pub(crate) struct HostPage {
+    pub(crate) rows: Vec<HostRow>,
+    /// Where the next page begins; there may be more even where this one is not full.
+    pub(crate) next: Option<Place>,
 }
 
 /// A host that wants to enrol, with the certificate that it gets if its token lets it.

@@ -28,7 +28,7 @@ use super::{
     Ahead, Db, DbError,
     attempts::{AttemptQuery, AttemptRow},
     events::{Event, Noted},
-    hosts::{Application, EnrolRefusal, HostQuery, HostRow, Revocation, Roster},
+    hosts::{Application, EnrolRefusal, HostPage, HostQuery, HostRow, Revocation, Roster},
     publications,
     reports::{Incoming, Stored},
     retention::{Pruned, Retention},
@@ -47,6 +47,7 @@ mod ingest;
 mod lists;
 mod prune;
 mod schema;
+mod search;
 mod stream;
 
 pub(crate) use backup::check;
@@ -194,8 +195,8 @@ impl Db for Sqlite {
         self.read(move |db| host::find(db, &realm, &name_or_id)).await
     }
 
-    async fn hosts(&self, query: HostQuery) -> Result<Vec<HostRow>, DbError> {
-        self.read(move |db| lists::list(db, &query)).await
+    async fn hosts(&self, query: HostQuery) -> Result<HostPage, DbError> {
+        self.read(move |db| search::list(db, &query)).await
     }
 
     async fn roster(

@@ -24,6 +24,10 @@ use super::{
 };
 use crate::testing::{Host, group, realm_name};
 
+mod search;
+
+pub(super) use search::hosts_are_found_by_label_name_state_and_silence;
+
 /// Makes a test of each function of the suite, for databases that `$open` opens anew.
 macro_rules! suite {
     ($open:expr; $($name:ident)*) => {
@@ -45,6 +49,7 @@ macro_rules! suite {
             a_host_that_is_not_known_is_challenged_and_the_later_certificate_has_the_name
             lists_and_counts_follow_what_hosts_say_and_that_they_say_nothing
             lists_are_read_in_pages_by_group_and_state
+            hosts_are_found_by_label_name_state_and_silence
             each_attempt_is_kept_once_it_has_ended
             the_history_is_added_to_once
             what_is_too_old_goes_and_revocations_stay
@@ -148,13 +153,11 @@ fn challenge(highest: Option<u64>) -> Stored {
 
 async fn names(db: &impl Db, group: Option<&str>, states: Option<&[StateWord]>) -> Vec<String> {
     let query = HostQuery {
-        realm: realm_name(),
         group: group.map(|name| GroupName::parse(name).unwrap()),
         states: states.map(<[StateWord]>::to_vec),
-        after: (String::new(), 0),
-        limit: 100,
+        ..HostQuery::first(realm_name(), 100)
     };
-    let found = db.hosts(query).await.unwrap();
+    let found = db.hosts(query).await.unwrap().rows;
     found.iter().map(|row| row.certificate.name.to_string()).collect()
 }
 
@@ -344,14 +347,13 @@ pub(super) async fn lists_are_read_in_pages_by_group_and_state(db: &impl Db) {
     assert_eq!(bad, ["web-31", "web-32", "web-33"]);
     assert_eq!(names(db, Some("even"), Some(&[Held])).await, [""; 0]);
     let mut seen = Vec::new();
-    let mut after = (String::new(), 0);
+    let states = Some(vec![Held, Converged]);
+    let mut query = HostQuery { states, ..HostQuery::first(realm_name(), 2) };
     loop {
-        let states = Some(vec![Held, Converged]);
-        let query = HostQuery { realm: realm_name(), group: None, states, after, limit: 2 };
-        let page = db.hosts(query).await.unwrap();
-        let Some(last) = page.last() else { break };
-        after = (last.certificate.name.to_string(), last.key);
-        seen.extend(page.iter().map(|row| row.certificate.name.to_string()));
+        let page = db.hosts(query.clone()).await.unwrap();
+        seen.extend(page.rows.iter().map(|row| row.certificate.name.to_string()));
+        let Some(next) = page.next else { break };
+        query.after = next;
     }
     assert_eq!(seen, ["web-30", "web-31", "web-33", "web-34"]);
     let elsewhere = RealmName::parse("other").unwrap();

@@ -13,8 +13,7 @@ use shared::{
     time::Time,
 };
 
-use super::{DbError, host};
-use crate::db::hosts::{HostQuery, HostRow};
+use super::DbError;
 
 /// The list of all hosts; no group has this name.
 const ALL: &str = "";
@@ -44,12 +43,20 @@ pub(super) fn enter(db: &Connection, id: i64, certificate: &Certificate) -> Resu
     for list in groups.chain([ALL]) {
         insert.execute(params![id, list])?;
     }
+    let mut label = db.prepare_cached(
+        "INSERT INTO labels (realm, label, value, name, id)
+         SELECT realm, ?2, ?3, name, id FROM hosts WHERE id = ?1",
+    )?;
+    for (name, value) in &certificate.labels {
+        label.execute(params![id, name.as_str(), value.as_str()])?;
+    }
     Ok(())
 }
 
 /// Takes a host out of all lists.
 pub(super) fn leave(db: &Connection, id: i64) -> Result<(), DbError> {
     db.prepare_cached("DELETE FROM members WHERE id = ?1")?.execute([id])?;
+    db.prepare_cached("DELETE FROM labels WHERE id = ?1")?.execute([id])?;
     Ok(())
 }
 
@@ -85,47 +92,6 @@ pub(super) fn mark_silent(db: &Connection, before: Time) -> Result<usize, DbErro
         }
     }
     Ok(silent.len())
-}
-
-/// Lists hosts by name.
-pub(super) fn list(db: &Connection, query: &HostQuery) -> Result<Vec<HostRow>, DbError> {
-    let HostQuery { realm, group, states, after, limit } = query;
-    let list = group.as_ref().map_or(ALL, GroupName::as_str);
-    let (name, id) = (after.0.as_str(), after.1);
-    let mut found: Vec<(String, i64)> = Vec::new();
-    let pair = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
-    match states {
-        None => {
-            let mut select = db.prepare_cached(
-                "SELECT name, id FROM members WHERE realm = ?1 AND list = ?2
-                 AND (name, id) > (?3, ?4) ORDER BY name, id LIMIT ?5",
-            )?;
-            let params = params![realm.as_str(), list, name, id, limit];
-            found = select.query_map(params, pair)?.collect::<Result<_, _>>()?;
-        }
-        Some(states) => {
-            let mut select = db.prepare_cached(
-                "SELECT name, id FROM members WHERE realm = ?1 AND list = ?2 AND shown = ?6
-                 AND (name, id) > (?3, ?4) ORDER BY name, id LIMIT ?5",
-            )?;
-            // Each state is one range of the index; together they are merged by name.
-            let states: std::collections::BTreeSet<StateWord> = states.iter().copied().collect();
-            for state in states {
-                let params = params![realm.as_str(), list, name, id, limit, rank(state)];
-                for row in select.query_map(params, pair)? {
-                    found.push(row?);
-                }
-            }
-            found.sort();
-            found.truncate(*limit);
-        }
-    }
-    let mut select = db.prepare_cached(&format!(
-        "SELECT {} FROM hosts LEFT JOIN reports USING (id) WHERE hosts.id = ?1",
-        host::COLUMNS
-    ))?;
-    let rows = found.iter().map(|(_, id)| select.query_row([id], |row| Ok(host::row(row)))?);
-    rows.collect()
 }
 
 /// Counts the members of a list by their states.

@@ -11,10 +11,10 @@ use rusqlite::Connection;
 use super::{DbError, backup};
 
 /// Each step makes the schema of its number + 1 from the one before.
-const STEPS: [&str; 3] = [FIRST, SECOND, THIRD];
+const STEPS: [&str; 4] = [FIRST, SECOND, THIRD, FOURTH];
 
 /// The schema of this program.
-pub(crate) const KNOWN: u32 = 3;
+pub(crate) const KNOWN: u32 = 4;
 
 pub(super) const FIRST: &str = "
 CREATE TABLE tokens (
@@ -204,6 +204,24 @@ END;
 CREATE TRIGGER stream_ends AFTER INSERT ON stream WHEN new.number % 1000 = 0 BEGIN
     DELETE FROM stream WHERE number <= new.number - 100000;
 END;
+";
+
+/// Where hosts are found by their labels, and by how long they have been silent.
+const FOURTH: &str = "
+CREATE TABLE labels (                -- of the members of lists
+    realm TEXT NOT NULL,
+    label TEXT NOT NULL,
+    value TEXT NOT NULL,
+    name  TEXT NOT NULL,
+    id    INTEGER NOT NULL REFERENCES hosts ON DELETE CASCADE,
+    PRIMARY KEY (realm, label, value, name, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX labels_of_host ON labels (id);
+INSERT INTO labels (realm, label, value, name, id)
+    SELECT hosts.realm, it.key, it.value, hosts.name, hosts.id
+    FROM hosts, json_each(hosts.certificate, '$.labels') AS it
+    WHERE replaced IS NULL AND revoked_at IS NULL;
+CREATE INDEX reports_of_silent ON reports (at) WHERE heard = 0;
 ";
 
 /// What opening a database did to its schema.
