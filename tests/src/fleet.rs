@@ -222,6 +222,19 @@ impl Member {
     /// # Errors
     /// When it cannot be written.
     pub fn report(&self, counter: u64, version: u32) -> anyhow::Result<Vec<u8>> {
+        self.report_with(counter, version, |_| ())
+    }
+
+    /// Returns a signed report like that, changed first.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn report_with(
+        &self,
+        counter: u64,
+        version: u32,
+        change: impl FnOnce(&mut Report),
+    ) -> anyhow::Result<Vec<u8>> {
         let path: StorePath = format!("/nix/store/{}-webshop-3.0", "0".repeat(32)).parse()?;
         let (version, now) =
             (VersionNumber::new(version).context("a version")?, Time::of(Timestamp::now()));
@@ -242,7 +255,7 @@ impl Member {
             healthy_since: Some(now),
             attempt: Some(attempt),
         };
-        let report = Report {
+        let mut report = Report {
             format: report::FORMAT,
             realm: RealmName::parse(REALM)?,
             host: RawKey(*self.key.public().as_bytes()).host_id(),
@@ -260,6 +273,7 @@ impl Member {
             trust: TrustState { root: 1, timestamp: Some(1), snapshot: None, signed_at: Some(now) },
             profiles: vec![profile],
         };
+        change(&mut report);
         let envelope = Envelope::sign(report::PAYLOAD_TYPE, &report.to_bytes()?, &self.key);
         Ok(envelope.with_certificate(self.certificate.clone()).to_bytes())
     }

@@ -110,6 +110,15 @@ impl Realm {
         self.server = None;
     }
 
+    /// Returns what the registry has written to its log since it started.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.server.as_ref().expect("it runs").talk()
+    }
+
     /// Returns the server's folder.
     #[must_use]
     pub fn data(&self) -> PathBuf {

@@ -64,6 +64,8 @@ mod simulator;
 #[cfg(test)]
 mod small_disk;
 #[cfg(test)]
+mod status_api;
+#[cfg(test)]
 mod substitution;
 #[cfg(test)]
 mod systemd;

@@ -6,7 +6,7 @@ use axum::{
     Json,
     extract::{
         Multipart, State,
-        multipart::{Field, MultipartError},
+        multipart::{Field, MultipartError, MultipartRejection},
     },
     http::{HeaderMap, StatusCode, header},
 };
@@ -48,10 +48,11 @@ pub(crate) async fn publish(
     State(app): State<Arc<App>>,
     Path((realm, role)): Path<(String, String)>,
     headers: HeaderMap,
-    multipart: Multipart,
+    multipart: Result<Multipart, MultipartRejection>,
 ) -> Result<(StatusCode, Json<PublishReceipt>), ApiError> {
     let realm = Arc::clone(app.realm(&realm)?);
     let expected = precondition(&headers)?;
+    let multipart = multipart.map_err(|rejection| form(&rejection.body_text()))?;
     let now = app.now();
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     let length = length.and_then(|length| length.parse().ok()).unwrap_or(MAX_PUBLICATION as u64);
@@ -190,7 +191,11 @@ fn unread(error: &MultipartError) -> ApiError {
 }
 
 fn form(what: &str) -> ApiError {
-    let problem = Problem::new(Kind::Usage, "malformed", format!("the publication has {what}"));
+    let problem = Problem::new(
+        Kind::Usage,
+        "malformed",
+        format!("the publication is not of its form: {what}"),
+    );
     ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, problem.leaves("nothing changed"))
 }
 
