@@ -1,8 +1,8 @@
 //! Replaying what was published: every version of every role, judged again by the code that took it,
 //! against the keys and fences of its own time.
 //!
-//! In which order things were published is the registry's own word, in its snapshots; that each was
-//! signed by those who might is proven by the files alone.
+//! In which order things were published is the registry's own word, in the snapshots that its key
+//! signed; that each was signed by those who might is proven by the files alone.
 
 use std::{collections::BTreeMap, io};
 
@@ -54,9 +54,14 @@ pub(crate) fn replay(realm: &RealmName, blobs: Blobs) -> io::Result<Vec<Replayed
     for version in snapshots {
         let file = FileName::metadata(version, "snapshot");
         let bytes = replay.past.blobs.read(&file)?.unwrap_or_default();
-        match Snapshot::read(&bytes, &replay.rules) {
+        let signed = replay.check_snapshot(&bytes).map_err(|error| problem::chain(&error));
+        let read = signed.and_then(|()| {
+            Snapshot::read(&bytes, &replay.rules).map_err(|error| problem::chain(&error))
+        });
+        // One that nobody vouches for says nothing of the order; those after it name the same.
+        match read {
             Ok(snapshot) => replay.follow(&snapshot),
-            Err(error) => replay.tell("snapshot", version, Err(problem::chain(&error))),
+            Err(why) => replay.tell("snapshot", version, Err(why)),
         }
     }
     while replay.next_root() {}
@@ -72,6 +77,26 @@ struct Replay {
 impl Replay {
     fn tell(&mut self, role: &str, version: u64, outcome: Result<Vec<String>, String>) {
         self.told.push(Replayed { role: role.to_owned(), version, outcome });
+    }
+
+    /// Checks that a snapshot is signed with the key of its time.
+    fn check_snapshot(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        let signers = |past: &Past, root| {
+            let root = past.blobs.read(&FileName::metadata(root, "root")).ok().flatten();
+            admit::snapshot_signers(&root.unwrap_or_default(), bytes, &self.rules)
+        };
+        let refused = match signers(&self.past, self.past.root) {
+            Ok(_signers) => return Ok(()),
+            Err(refused) => refused,
+        };
+        // A root may have changed the key before; one that no later root names either is forged,
+        // and proves nothing of the root.
+        let later = (self.past.root + 1..)
+            .take_while(|root| self.past.blobs.has(&FileName::metadata(*root, "root")))
+            .find(|root| signers(&self.past, *root).is_ok());
+        let Some(later) = later else { return Err(refused) };
+        while self.past.root < later && self.next_root() {}
+        Ok(())
     }
 
     /// Judges what a snapshot names for the first time; `targets` before those that it delegates to.
@@ -207,6 +232,34 @@ mod tests {
         assert_eq!(refused(data.path()), [("web".to_owned(), 1)]);
         fs::remove_file(metadata.join("2.web.json")).unwrap();
         assert_eq!(refused(data.path()), [("web".to_owned(), 1), ("web".to_owned(), 2)]);
+    }
+
+    #[tokio::test]
+    async fn an_old_snapshot_that_the_key_of_its_time_did_not_sign_is_found() {
+        let data = data();
+        let server = Running::start(data.path()).await;
+        for version in 1..=2 {
+            let (status, told) = server.publish_web(version).await;
+            assert_eq!(status, 201, "{told}");
+        }
+        server.stop().await;
+        assert!(refused(data.path()).is_empty());
+        let metadata = data.path().join("r/main/metadata");
+        let file = metadata.join("2.snapshot.json");
+        let rules = Rules::shoal("main");
+        let snapshot = Snapshot::read(&fs::read(&file).unwrap(), &rules).unwrap();
+        assert_eq!(snapshot.roles["web"], 1, "the first publication's");
+        // The same words, by a team's key instead of the registry's.
+        let mut forged = snapshot.document().unwrap();
+        forged.sign(&key(3));
+        fs::write(&file, forged.to_bytes()).unwrap();
+        assert_eq!(refused(data.path()), [("snapshot".to_owned(), 2)]);
+        // What it named is named by the next one too, and judged all the same.
+        let judged: Vec<_> =
+            replayed(data.path()).into_iter().map(|it| (it.role, it.version)).collect();
+        for version in 1..=2 {
+            assert!(judged.contains(&("web".to_owned(), version)), "{judged:?}");
+        }
     }
 
     #[tokio::test]

@@ -137,6 +137,12 @@ impl Server {
         self.app.stopping.clone()
     }
 
+    /// Returns the database, to be kept busy.
+    #[cfg(test)]
+    pub(crate) fn db(&self) -> Sqlite {
+        self.app.db.clone()
+    }
+
     /// Serves until the stopper is cancelled, then lets requests end.
     pub(crate) async fn run(self) {
         let Self { app, listener, limits, _lock } = self;

@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    db::retention::Retention,
+    db::{Sqlite, retention::Retention},
     realm,
     serve::{Limits, Options, Server},
 };
@@ -177,6 +177,7 @@ pub(crate) fn policy(version: u32, enrolment: &SigningKey) -> Policy {
 /// A server that runs until the value is gone.
 pub(crate) struct Running {
     pub(crate) url: String,
+    pub(crate) db: Sqlite,
     http: reqwest::Client,
     stopper: CancellationToken,
     serving: JoinHandle<()>,
@@ -199,10 +200,10 @@ impl Running {
         change(&mut options);
         let server = Server::start(&options, now).await.unwrap();
         let url = format!("http://{}", server.address().unwrap());
-        let stopper = server.stopper();
+        let (stopper, db) = (server.stopper(), server.db());
         let serving = tokio::spawn(server.run());
         let builder = reqwest::Client::builder().tls_certs_only([]);
-        Self { url, http: builder.build().unwrap(), stopper, serving }
+        Self { url, db, http: builder.build().unwrap(), stopper, serving }
     }
 
     pub(crate) async fn stop(self) {

@@ -116,6 +116,12 @@ impl Sqlite {
         Ok(Self { jobs, readers: Arc::new(readers) })
     }
 
+    /// Tells whether no report would be taken just now.
+    #[cfg(test)]
+    pub(crate) fn is_full(&self) -> bool {
+        self.jobs.capacity() == 0
+    }
+
     /// Writes, and returns when it is on the disk; waits its turn.
     async fn write<T: Send + 'static>(
         &self,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use sigstore_tuf::metadata::RoleKeys;
-use sigstore_tuf::{Key, Metadata, Role as _, Root, Targets};
+use sigstore_tuf::{Key, Metadata, Role as _, Root, Snapshot, Targets};
 
 use super::fence::{self, Pattern, RoleKind};
 use super::keys::KeyId;
@@ -177,6 +177,23 @@ pub fn admit(
             admit_targets(realm, role, candidate, blobs, rules, now)
         }
     }
+}
+
+/// Returns the keys that signed a snapshot, of those that this root names for it.
+///
+/// For who looks at the past: what a host takes is pinned by the timestamp, too.
+///
+/// # Errors
+/// When either file breaks the rules, or the snapshot has too few signatures.
+pub fn snapshot_signers(
+    root: &[u8],
+    snapshot: &[u8],
+    rules: &Rules,
+) -> Result<Vec<KeyId>, Refusal> {
+    let root = current_file::<Root>(root, "root", rules)?;
+    let snapshot = read::<Snapshot>(snapshot, "snapshot", rules)?;
+    let authority = root.signed().role("snapshot").ok_or_else(|| undelegated("snapshot"))?;
+    count(&snapshot, &root.signed().keys, authority, "snapshot")
 }
 
 fn admit_root(

@@ -137,3 +137,34 @@ async fn a_request_that_does_not_end_does_not_keep_the_server_from_stopping() {
     timeout(HANG, server.stop()).await.unwrap();
     rest(stream).await;
 }
+
+#[tokio::test]
+async fn a_report_is_turned_away_with_a_time_to_come_again_while_too_much_waits() {
+    let data = data();
+    let server = Running::start(data.path()).await;
+    let host = Host::new("web-1", 11);
+    let token = hosts::token(data.path(), 1).await;
+    let certificate = hosts::enrol(&server, token, &host.request(&["eu-prod"])).await.unwrap();
+    // Another process holds the database, so that what comes only gathers.
+    let holding = rusqlite::Connection::open(data.path().join("db.sqlite")).unwrap();
+    holding.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut waiting = tokio::task::JoinSet::new();
+    while !server.db.is_full() {
+        let db = server.db.clone();
+        waiting.spawn(async move { db.forget_ahead(testing::realm_name()).await });
+        tokio::task::yield_now().await;
+    }
+    let body = host.signed(&host.report(1, None), &certificate);
+    let response = server.api(Method::POST, "reports").body(body.clone()).send().await.unwrap();
+    assert_eq!(response.status(), 503);
+    let after = response.headers()["retry-after"].to_str().unwrap();
+    assert!((1..=60).contains(&after.parse::<u32>().unwrap()), "{after}");
+    let problem: serde_json::Value = response.json().await.unwrap();
+    assert_eq!(problem["code"], "busy", "{problem}");
+    holding.execute_batch("ROLLBACK").unwrap();
+    while let Some(done) = waiting.join_next().await {
+        done.unwrap().unwrap();
+    }
+    assert_eq!(hosts::send_report(&server, body).await.0, 200);
+    server.stop().await;
+}
