@@ -20,6 +20,7 @@ use crate::{
     api::error::ApiError,
     certificates::Certificates,
     db::{Sqlite, retention::Retention},
+    metrics::Metrics,
     realm::Realm,
     router::MAX_PUBLICATION,
 };
@@ -37,6 +38,10 @@ pub(crate) struct App {
     pub(crate) certificates: Certificates,
     /// Signs certificates of hosts, where this server may.
     pub(crate) enrolment: Option<SigningKey>,
+    /// What was counted since the start.
+    pub(crate) metrics: Metrics,
+    /// The server's folder.
+    pub(crate) data: PathBuf,
     /// A folder that is served as a binary cache below `/cache/`.
     pub(crate) cache: Option<PathBuf>,
     /// Seconds after which a host that has not reported is `stale`.

@@ -31,6 +31,9 @@ const NOTE: &str = "backup.json";
 /// The file that tells a server that its folder is of a backup, until `registry recover` was run.
 const RESTORED: &str = "restored.json";
 
+/// The file that tells a server when the last backup of it was made.
+const LAST: &str = "last-backup.json";
+
 /// What a server has.
 const PARTS: [&str; 3] = ["r", "keys", "db.sqlite"];
 
@@ -159,6 +162,19 @@ pub(crate) async fn restore(
         db.note(Event { realm: name.clone(), at: now, what, subject, detail }).await?;
     }
     Ok(note)
+}
+
+/// Notes in a server's folder that a backup of it was made.
+///
+/// # Errors
+/// When the note cannot be written; the backup is as good without it.
+pub(crate) fn note_made(data: &Path, note: &Note) -> Result<(), BackupError> {
+    write_note(&data.join(LAST), note)
+}
+
+/// Returns what is known of the last backup of a server.
+pub(crate) fn last(data: &Path) -> Result<Option<Note>, BackupError> {
+    read_note(&data.join(LAST))
 }
 
 /// Returns of which backup a server's folder is, if that was not mended since.

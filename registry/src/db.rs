@@ -202,6 +202,12 @@ pub(crate) trait Db: Clone + Send + Sync + 'static {
 
     /// Answers if the database can be read.
     fn ping(&self) -> impl Future<Output = Result<(), DbError>> + Send;
+
+    /// Answers if the writer takes work and commits it.
+    ///
+    /// # Errors
+    /// With [`DbError::Busy`] at once where too many writes wait.
+    fn check_writer(&self) -> impl Future<Output = Result<(), DbError>> + Send;
 }
 
 /// A host that has seen more than this registry has: its files are from an old backup, or the host

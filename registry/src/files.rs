@@ -48,6 +48,15 @@ pub(crate) fn write(
         .map_err(|source| WriteError { path: path.to_owned(), source })
 }
 
+/// Returns how many bytes whoever is not root may still write to the disk of a folder.
+///
+/// # Errors
+/// When there is no such folder.
+pub(crate) fn free(folder: &Path) -> io::Result<u64> {
+    let found = rustix::fs::statvfs(folder)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 /// Makes a folder and what is missing above it; the folders made are the owner's alone.
 ///
 /// # Errors

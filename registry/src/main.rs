@@ -26,6 +26,7 @@ mod files;
 mod health_edit;
 mod host_roots;
 mod keys;
+mod metrics;
 mod output;
 mod policy_edit;
 mod preflight;

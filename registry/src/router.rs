@@ -6,7 +6,7 @@ use axum::{
     Router,
     extract::DefaultBodyLimit,
     http::header,
-    middleware::{from_fn, map_response},
+    middleware::{from_fn, from_fn_with_state, map_response},
     response::{IntoResponse as _, Response},
     routing::get,
 };
@@ -28,7 +28,7 @@ use utoipa_axum::{
 use crate::{
     api::{self, error::ApiError},
     app::App,
-    static_files,
+    metrics, static_files,
 };
 
 /// The largest publication, all parts together.
@@ -51,6 +51,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(api::not_allowed)
         .layer(DefaultBodyLimit::max(shared::report::MAX_LEN))
         .layer(CatchPanicLayer::custom(|_| panicked()))
+        // Outermost, so that whatever is answered is counted.
+        .layer(from_fn_with_state(Arc::clone(&app), metrics::observe))
         .with_state(app)
 }
 
@@ -89,6 +91,8 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         // Whoever watches the server.
         .routes(routes!(api::health::live))
         .routes(routes!(api::health::ready))
+        .routes(routes!(api::health::version))
+        .routes(routes!(api::health::metrics))
 }
 
 /// Adds the description to the API, and to all of it what those need who read often: entity tags, and

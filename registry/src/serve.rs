@@ -25,6 +25,7 @@ use crate::{
     certificates::Certificates,
     db::{Db as _, DbError, Sqlite, retention::Retention},
     keys,
+    metrics::Metrics,
     realm::{OnlineKeys, Realm, RealmError, online_key_file},
     router::router,
 };
@@ -108,6 +109,8 @@ impl Server {
             db: Sqlite::open(&options.data)?,
             certificates: Certificates::default(),
             enrolment: enrolment_key(&options.data)?,
+            metrics: Metrics::default(),
+            data: options.data.clone(),
             cache: options.cache.clone(),
             stale_after: options.stale_after,
             warned_of: AtomicU64::new(0),
@@ -150,7 +153,8 @@ impl Server {
         let renewing = tokio::spawn(keep_fresh(Arc::clone(&app)));
         let keeping = tokio::spawn(upkeep::run(Arc::clone(&app)));
         let watching = tokio::spawn(api::events::watch(Arc::clone(&app)));
-        connections::serve(listener, router(app), limits, stopping).await;
+        let open = app.metrics.connections.clone();
+        connections::serve(listener, router(app), limits, open, stopping).await;
         // They end with the stopper; only a panic could be lost here, and it was logged.
         let _ended = (renewing.await, keeping.await, watching.await);
     }

@@ -16,6 +16,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
 use bytes::Bytes;
+use prometheus_client::metrics::gauge::Gauge;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
@@ -50,6 +51,7 @@ pub(crate) async fn timestamp(
     let mut watch = app.realm(&realm)?.watch();
     let wait = Duration::from_secs(wait.unwrap_or(0).min(MAX_WAIT));
     if !wait.is_zero() && matches(&headers, &watch.borrow_and_update().tag) {
+        let _counted = Counted::new(&app.metrics.waiting);
         tokio::select! {
             // `changed` can be dropped and asked again: it loses nothing.
             _changed = watch.changed() => {}
@@ -60,6 +62,22 @@ pub(crate) async fn timestamp(
     }
     let current = watch.borrow().clone();
     Ok(answer(&headers, &current.tag, Change::AnyTime, current.bytes))
+}
+
+/// One more in a gauge, for as long as it lives: a client that goes away ends its request.
+struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// Answers with any other file of a realm.

@@ -48,6 +48,9 @@ pub use resources::*;
 /// The content type of a [`Problem`].
 pub const PROBLEM: &str = "application/problem+json";
 
+/// The content type of metrics, as Prometheus asks for them.
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// The names of the parts of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {

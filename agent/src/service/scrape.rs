@@ -10,6 +10,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use shared::api::OPEN_METRICS;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -21,9 +22,6 @@ const CONNECTIONS: usize = 16;
 
 /// How long one scrape may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What the text is, as Prometheus asks for it.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Serves until cancelled.
 pub(super) async fn serve(listener: TcpListener, shown: Arc<Shown>, cancel: CancellationToken) {

@@ -43,12 +43,16 @@ pub(crate) async fn report(
     let incoming = verify(&app, realm, &body, now)?;
     drop(body);
     let counter = incoming.report.counter;
+    let age = now.as_second().saturating_sub(incoming.report.time.as_second());
     if let Some(theirs) = incoming.ahead {
         warn_of_old_files(&app, realm, &incoming.report, theirs);
     }
     let stored = app.db.ingest(incoming, now).await;
     match stored.map_err(|error| ApiError::of_database(&error))? {
-        Stored::Yes => Ok(Json(ReportAnswer { counter })),
+        Stored::Yes => {
+            app.metrics.stored(age);
+            Ok(Json(ReportAnswer { counter }))
+        }
         Stored::Challenge { nonce, highest: Some(highest) } => {
             let what = format!("counter {counter} does not follow on what was told before");
             Err(ApiError::challenge(what, nonce, Some(highest)))

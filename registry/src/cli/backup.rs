@@ -78,6 +78,10 @@ pub(crate) async fn backup(args: Backup, context: &Context<'_>) -> Result<(), Pr
     let now = Time::of(Timestamp::now());
     let to = args.to.unwrap_or_else(|| data.join("backups").join(backup::file_time(now)));
     let note = backup::make(&data, &to, now).await.map_err(|error| problem(&error))?;
+    if let Err(error) = backup::note_made(&data, &note) {
+        let error: &dyn std::error::Error = &error;
+        tracing::warn!(error, "the server's metrics will not know of this backup");
+    }
     context.output.say(&format!("Backed up {}.", told(&note)));
     context.output.say(&format!("Next: registry restore {} --data DIR", to.display()));
     let json = json!({"schema": "backup.v1", "backup": to, "note": note});

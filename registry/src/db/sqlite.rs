@@ -328,6 +328,10 @@ impl Db for Sqlite {
     async fn ping(&self) -> Result<(), DbError> {
         self.read(|db| Ok(db.query_row("SELECT 1", [], |_| Ok(()))?)).await
     }
+
+    async fn check_writer(&self) -> Result<(), DbError> {
+        self.write_now(|_| Ok(())).await
+    }
 }
 
 /// Opens the database to write, and brings its schema to ours.

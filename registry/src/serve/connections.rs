@@ -9,6 +9,7 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -66,6 +67,7 @@ pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Limits,
+    counted: Gauge,
     stopping: CancellationToken,
 ) {
     let room = Arc::new(Semaphore::new(limits.connections));
@@ -87,6 +89,8 @@ pub(super) async fn serve(
             let connection = http.serve_connection(TokioIo::new(stream), service);
             let connection = open.watch(connection);
             let cut = cut.clone();
+            counted.inc();
+            let counted = counted.clone();
             tokio::spawn(async move {
                 tokio::select! {
                     ended = connection => if let Err(error) = ended {
@@ -94,6 +98,7 @@ pub(super) async fn serve(
                     },
                     () = cut.cancelled() => {}
                 }
+                counted.dec();
                 drop(permit);
             });
         }

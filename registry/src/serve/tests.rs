@@ -26,6 +26,7 @@ mod files;
 mod hosts;
 mod limits;
 mod resources;
+mod watching;
 
 /// Follows everything that is served from the root to a target, as an agent does.
 async fn follow(server: &Running, path: &str) -> Vec<u8> {
