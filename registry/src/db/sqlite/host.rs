@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use shared::{
     certificate::Certificate,
-    id::{GroupName, RealmName},
+    id::{GroupName, HostId, RealmName},
     state_word::StateWord,
     time::Time,
 };
@@ -21,12 +21,13 @@ pub(super) fn find(
     realm: &RealmName,
     name_or_id: &str,
 ) -> Result<Option<HostRow>, DbError> {
+    // No name is as long as an id, and each has an index of its own; with `OR` neither is used.
+    let by = if HostId::parse(name_or_id).is_ok() { "host" } else { "name" };
     // Those in good standing before the others, the latest before those of its name.
     let mut select = db.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM hosts LEFT JOIN reports USING (id)
-         WHERE realm = ?1 AND (host = ?2 OR name = ?2)
-         ORDER BY host = ?2 DESC, replaced IS NULL AND revoked_at IS NULL DESC, enrolled_at DESC
-         LIMIT 1"
+         WHERE realm = ?1 AND {by} = ?2
+         ORDER BY replaced IS NULL AND revoked_at IS NULL DESC, enrolled_at DESC LIMIT 1"
     ))?;
     let found = select.query_row(params![realm.as_str(), name_or_id], |found| Ok(row(found)));
     found.optional()?.transpose()
