@@ -44,6 +44,10 @@ const SCRIPT: &str = r#"
     ln -s "$(cat "$HERE/output")" $roots/output
     ln -s "$(path built-derivation.drv)" $roots/derivation
 
+    # A program that the kernel starts by itself; its setting is seen in this namespace only.
+    echo "$(path kernel)/bin/poweroff" > "$HERE/poweroff_cmd"
+    mount --bind "$HERE/poweroff_cmd" /proc/sys/kernel/poweroff_cmd
+
     # Processes.
     "$(path exe)" 600 & processes="$processes $!"
     (cd "$(path cwd)"; exec sleep 600) & processes="$processes $!"
@@ -72,7 +76,7 @@ fn fill(both: &Both) {
         let below = add(both, &format!("below-{name}"), &[]);
         add(both, name, &[&below]);
     }
-    for name in ["inside", "cwd", "environ"] {
+    for name in ["inside", "cwd", "environ", "kernel"] {
         both.add(&both.tree(name), &[]);
     }
     for name in ["exe", "map"] {
