@@ -84,6 +84,8 @@ def changed_of(s):
     rd = rdeps(s); ch = set(); size = sum(pk[n]['size'] for n in s)
     for n in sorted(s, key=lambda n: (len(up(n, rd)) > 12, hashlib.sha256(('u' + n).encode()).digest())):
         c = ch | up(n, rd)
+        # One package that outweighs all others together would make an update a measurement of one decoder.
+        if any(pk[m]['size'] > size * .05 for m in c): continue
         if len(c) <= max(1, round(len(s) * .10)) and sum(pk[m]['size'] for m in c) < size * .15: ch = c
     return ch
 changed = {w: changed_of(sets[w]) for w in sets}
