@@ -94,6 +94,20 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Asks a server for a URL, and returns the body of its answer, whatever its status.
+///
+/// # Panics
+/// When there is no answer within a minute.
+#[must_use]
+pub fn get(url: &str) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let http = reqwest::Client::builder().tls_certs_only([]).build().unwrap();
+        let request = http.get(url).timeout(PATIENCE);
+        request.send().await.unwrap().text().await.unwrap()
+    })
+}
+
 /// Returns whether to run the long version of a story, as `tests/run --long` asks.
 #[must_use]
 pub fn long() -> bool {

@@ -1,6 +1,6 @@
 //! A registry that is lost, made again of a backup.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
 use tests::{
     Builder, Host, Realm, Service, copy_folder,
@@ -123,7 +123,7 @@ fn a_registry_restored_from_an_old_backup_says_so_and_is_brought_above_what_host
     // It is merely behind: the host keeps what it runs, and tells.
     follows(&realm).fails(6);
     assert_eq!(host.current("web"), second);
-    let ready = reqwest_blocking(&format!("{}/readyz", realm.url));
+    let ready = tests::get(&format!("{}/readyz", realm.url));
     assert!(ready.contains("registry recover"), "{ready}");
 
     let recover = ["recover", "--data", path(&data), "--from", path(&mirror)];
@@ -137,20 +137,11 @@ fn a_registry_restored_from_an_old_backup_says_so_and_is_brought_above_what_host
     let third = publish(&realm, 3);
     follows(&realm).ok();
     assert_eq!(host.current("web"), third);
-    let ready = reqwest_blocking(&format!("{}/readyz", realm.url));
+    let ready = tests::get(&format!("{}/readyz", realm.url));
     assert_eq!(ready, "ok\n");
     let log = realm.operator().run(&["audit", "log", "--data", path(&data)]).ok();
     assert!(log.contains("restored") && log.contains("recovered"), "{log}");
     realm.stop();
     realm.operator().run(&recover[..3]).fails(1);
     assert!(fs::read_dir(data.join("backups")).unwrap().count() > 0, "what was there is kept");
-}
-
-fn reqwest_blocking(url: &str) -> String {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let http = reqwest::Client::builder().tls_certs_only([]).build().unwrap();
-        let request = http.get(url).timeout(Duration::from_secs(60));
-        request.send().await.unwrap().text().await.unwrap()
-    })
 }

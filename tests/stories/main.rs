@@ -74,4 +74,6 @@ mod tls;
 #[cfg(test)]
 mod tuf_client;
 #[cfg(test)]
+mod watching;
+#[cfg(test)]
 mod windows;
