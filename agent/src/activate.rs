@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::state::{Activation, Code, EpochVersion, Reason};
 
-pub(crate) use self::exec::{Command, Failed, PATH, Purpose, run};
+pub(crate) use self::exec::{Command, Failed, PATH, Purpose};
+pub(crate) use self::job::look;
 pub(crate) use self::leftover::end as end_leftover;
 pub(crate) use self::systemd::apply::{Request as UnitsRequest, apply as apply_units};
 use self::systemd::transient::Leftovers;
@@ -216,10 +217,7 @@ async fn start(
         Failure { reason: Reason::new(code, text), log: failed.log }
     };
     let what = if program == Program::Activate { "activate" } else { "deactivate" };
-    match place.job {
-        Some(job) => job.run(place.profile, what, &command, Leftovers::Stay, failed).await,
-        None => exec::run(&command).await.map_err(|it| failed(it).into()),
-    }
+    job::change(place, what, &command, Leftovers::Stay, failed).await
 }
 
 fn has_program(place: &Place<'_>, work: Work<'_>, program: Program) -> bool {

@@ -112,8 +112,8 @@ impl DeadMan {
             "[Unit]\nDescription=Shoal: waits for a system to be confirmed\n\
              [Timer]\nOnBootSec={seconds}s\nAccuracySec=1s\n"
         );
-        files::replace(&attached.service, service.as_bytes())?;
-        files::replace(&attached.timer, timer.as_bytes())?;
+        files::replace_public(&attached.service, service.as_bytes())?;
+        files::replace_public(&attached.timer, timer.as_bytes())?;
         let failed = |source| FileError { action: "create", path: attached.wanted.clone(), source };
         Ok(link(&attached.timer, &attached.wanted).map_err(failed)?)
     }

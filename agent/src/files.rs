@@ -44,9 +44,17 @@ pub(crate) fn make_private_folder(path: &Path) -> Result<(), FileError> {
 /// When this returns, the new bytes survive a power cut; when it fails, the old ones are there.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     swap(path, bytes, File::sync_all)?;
-    let folder = folder_of(path);
-    let sync = File::open(folder).and_then(|folder| folder.sync_all());
-    sync.map_err(|source| failed("sync", folder, source))
+    sync_folder_of(path)
+}
+
+/// Replaces a file as [`replace`] does, for everybody to read.
+pub(crate) fn replace_public(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let public = |file: &File| {
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        file.sync_all()
+    };
+    swap(path, bytes, public)?;
+    sync_folder_of(path)
 }
 
 /// Replaces a file that means nothing after a reboot as a whole; a power cut may take it.
@@ -83,6 +91,12 @@ fn swap(
     std::fs::rename(&temporary, path).map_err(|source| failed("replace", path, source))?;
     crash::point("file.renamed");
     Ok(())
+}
+
+fn sync_folder_of(path: &Path) -> Result<(), FileError> {
+    let folder = folder_of(path);
+    let sync = File::open(folder).and_then(|folder| folder.sync_all());
+    sync.map_err(|source| failed("sync", folder, source))
 }
 
 fn folder_of(path: &Path) -> &Path {

@@ -70,8 +70,8 @@ pub(crate) struct Entry {
 
 /// Returns what became of the attempt that was under way before and is no more.
 pub(crate) fn ended(before: &Profile, after: &Profile, now: Timestamp) -> Option<Entry> {
-    let attempt = under_way(before)?;
-    if under_way(after).is_some_and(|other| other.id == attempt.id) {
+    let attempt = before.attempt()?;
+    if after.attempt().is_some_and(|other| other.id == attempt.id) {
         return None;
     }
     let (outcome, reason) = outcome(before, after, attempt);
@@ -129,20 +129,6 @@ fn outcome(before: &Profile, after: &Profile, attempt: &Attempt) -> (Outcome, Op
     }
     let undone = matches!(before.state, State::Switching { .. });
     (if undone { Outcome::Undone } else { Outcome::Confirmed }, None)
-}
-
-fn under_way(profile: &Profile) -> Option<&Attempt> {
-    match &profile.state {
-        State::Switching { attempt }
-        | State::RebootPending { attempt, .. }
-        | State::Confirming { attempt, .. }
-        | State::RollingBack { attempt, .. } => Some(attempt),
-        State::Starting
-        | State::Steady { .. }
-        | State::Fetching { .. }
-        | State::Staged { .. }
-        | State::Failed { .. } => None,
-    }
 }
 
 /// Adds an entry; the oldest ones go. The caller has the host's lock.

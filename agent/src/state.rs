@@ -31,6 +31,7 @@ use crate::windows::Openings;
 pub(crate) use self::confirm::Examination;
 pub(crate) use self::event::{Action, Event, Facts, Link, Systems, Ticket};
 pub(crate) use self::reason::{Code, Persistence, Reason};
+pub(crate) use self::reboot::System;
 pub(crate) use self::recover::recover;
 pub(crate) use self::step::{closed, step};
 pub(crate) use self::word::Explained;

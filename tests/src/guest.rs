@@ -9,6 +9,7 @@
 //! A power cut is SIGKILL to qemu: what the guest's kernel had not written is lost. What a real
 //! disk may lose beyond that, because nobody asked it to flush its cache, shows [`write_log`].
 
+pub mod computer;
 pub mod disk;
 mod system;
 pub mod write_log;
@@ -16,6 +17,7 @@ pub mod write_log;
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -25,6 +27,15 @@ use crate::{Service, tool};
 const PATIENCE: Duration = Duration::from_secs(900);
 /// Memory of a guest in MiB.
 const MEMORY: &str = "768";
+
+/// Returns the kernel of all guests.
+///
+/// # Panics
+/// When it was not downloaded.
+#[must_use]
+pub fn kernel() -> PathBuf {
+    system::kernel()
+}
 
 /// What a guest is started with.
 #[derive(Debug, Clone)]
@@ -70,14 +81,12 @@ impl Machine {
     #[track_caller]
     pub fn start(&self, words: &str) -> Guest {
         let system = system::System::get();
-        let mut qemu = tool("qemu-system-x86_64");
-        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", MEMORY, "-nodefaults"]);
-        qemu.args(["-display", "none", "-serial", "stdio", "-no-reboot", "-kernel"]);
-        qemu.arg(&system.kernel);
+        let mut qemu = emulator();
+        qemu.arg("-kernel").arg(&system.kernel);
         // Namespaces of one controller keep their order; controllers do not.
         qemu.args([
             "-append",
-            &format!("{KERNEL_WORDS} {words}"),
+            &format!("{KERNEL_WORDS} acpi=off root=/dev/nvme0n1 ro init=/init {words}"),
             "-device",
             "nvme,id=nvme,serial=1",
         ]);
@@ -99,12 +108,18 @@ impl Machine {
     }
 }
 
-/// Half of the time of a boot would go by with ACPI; a guest ends by a reboot. The kernel says
-/// nothing in between the lines of others unless it dies, not even that the machine below it was
-/// too busy to run it.
+/// A guest ends by a reboot. The kernel says nothing in between the lines of others unless it dies, not
+/// even that the machine below it was too busy to run it. With ACPI, half of the time of a boot goes by.
 const KERNEL_WORDS: &str = "console=ttyS0 quiet loglevel=0 nowatchdog \
-    rcupdate.rcu_cpu_stall_suppress=1 root=/dev/nvme0n1 ro init=/init panic=-1 mitigations=off \
-    acpi=off";
+    rcupdate.rcu_cpu_stall_suppress=1 panic=-1 mitigations=off";
+
+/// Prepares to emulate a machine that has nothing yet but memory and a console.
+fn emulator() -> Command {
+    let mut qemu = tool("qemu-system-x86_64");
+    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", MEMORY, "-nodefaults"]);
+    qemu.args(["-display", "none", "-serial", "stdio", "-no-reboot"]);
+    qemu
+}
 
 impl Drive {
     /// Returns the options of the block devices that make up disk `number`.

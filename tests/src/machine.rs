@@ -354,7 +354,7 @@ impl Drop for Machine<'_> {
 }
 
 /// Returns the Debian that all machines share.
-fn base() -> PathBuf {
+pub(crate) fn base() -> PathBuf {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/machine");
     let path = std::env::var_os("SHOAL_MACHINE").map_or(default, PathBuf::from);
     let made = path.join("usr/lib/systemd/systemd").exists();

@@ -4,6 +4,7 @@
 //! On containers, what a boot loader does is done by a unit of the machine; on emulated machines with
 //! disks of their own, by real boot loaders.
 
+mod boots;
 mod lab;
 mod reboots;
 mod switches;

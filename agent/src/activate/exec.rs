@@ -103,7 +103,7 @@ pub(crate) async fn run(command: &Command) -> Result<String, Failed> {
     let log = Arc::new(Mutex::new(Vec::new()));
     let ended = run_to_end(command, &log).await;
     let log = log.lock().unwrap_or_else(PoisonError::into_inner);
-    let log = human::plain_lines(&String::from_utf8_lossy(&log));
+    let log = shown(&log);
     match ended {
         Ok(()) => Ok(log),
         Err(problem) => Err(Failed { problem, log }),
@@ -230,10 +230,20 @@ async fn read_into(stream: Option<impl AsyncRead + Unpin>, log: Log) {
             return;
         }
         let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.extend(buffer.iter().take(length));
-        let excess = log.len().saturating_sub(MAX_LOG);
-        log.drain(..excess);
+        keep(&mut log, buffer.get(..length).unwrap_or_default());
     }
+}
+
+/// Adds output to a log, which keeps its end.
+pub(super) fn keep(log: &mut Vec<u8>, bytes: &[u8]) {
+    log.extend_from_slice(bytes);
+    let excess = log.len().saturating_sub(MAX_LOG);
+    log.drain(..excess);
+}
+
+/// Returns a log as people may see it.
+pub(super) fn shown(log: &[u8]) -> String {
+    human::plain_lines(&String::from_utf8_lossy(log))
 }
 
 #[cfg(test)]

@@ -1,16 +1,40 @@
-//! Programs of an attempt in units of their own, found again by whoever goes on with it.
+//! Programs: in units of their own where systemd runs them, else as children of ours. Those of an attempt
+//! are found again by whoever goes on with it.
 
 use shared::id::ProfileName;
 use shared::problem::chain;
 
-use super::exec::{Command, Failed};
+use super::exec::{self, Command, Failed};
+use super::systemd::look;
 use super::systemd::transient::{self, Leftovers, TransientError, Unit};
-use super::{Failure, Job, Undone};
+use super::{Failure, Job, Place, Undone};
 use crate::state::{Code, Reason};
 
+/// Runs a program that changes the host; `told` makes a failure of how it ended.
+pub(super) async fn change(
+    place: &Place<'_>,
+    what: &str,
+    command: &Command,
+    leftovers: Leftovers,
+    told: impl FnOnce(Failed) -> Failure,
+) -> Result<String, Undone> {
+    match place.job {
+        Some(job) => job.run(place.profile, what, command, leftovers, told).await,
+        None => exec::run(command).await.map_err(|failed| told(failed).into()),
+    }
+}
+
+/// Runs a program that only looks, as a unit if systemd runs programs here.
+pub(crate) async fn look(
+    profile: &ProfileName,
+    command: &Command,
+    has_units: bool,
+) -> Result<String, Failed> {
+    if has_units { look::run(profile, command).await } else { exec::run(command).await }
+}
+
 impl Job {
-    /// Runs a program for this job; `told` makes a failure of how it ended.
-    pub(super) async fn run(
+    async fn run(
         &self,
         profile: &ProfileName,
         what: &str,

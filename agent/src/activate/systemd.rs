@@ -7,6 +7,7 @@
 pub(crate) mod apply;
 mod ask;
 mod links;
+pub(crate) mod look;
 pub(super) mod manager;
 mod plan;
 mod root;
@@ -25,6 +26,7 @@ pub(crate) use self::ask::HostUnits;
 use self::manager::{Manager, ManagerError, Verb};
 use self::transient::Leftovers;
 use super::exec::{self, Failed};
+use super::job;
 use super::user::{Account, choose};
 use super::{Failure, Place, Undone, Work, real_path};
 use crate::files::{self, FileError};
@@ -161,10 +163,7 @@ async fn run_apply(
         Failure { reason: Reason::new(code, text), log: failed.log }
     };
     let what = if new.is_some() { "install" } else { "uninstall" };
-    match place.job {
-        Some(job) => job.run(place.profile, what, &command, Leftovers::End, told).await,
-        None => exec::run(&command).await.map_err(|failed| told(failed).into()),
-    }
+    job::change(place, what, &command, Leftovers::End, told).await
 }
 
 /// Returns this program's file; after an upgrade in place, what is there by now.

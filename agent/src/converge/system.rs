@@ -13,7 +13,9 @@ use super::session::{Session, link_of, runtime};
 use crate::activate::nixos::{self, Run, Trouble, Verb};
 use crate::activate::{Failure, real_path};
 use crate::config::Reboots;
-use crate::state::{Activation, Attempt, Code, Event, Facts, Link, Reason, State, Target, Wanted};
+use crate::state::{
+    Attempt, Code, Event, Facts, Link, Reason, Running, State, System, Target, Wanted,
+};
 use crate::systems::loader::Loader;
 use crate::{crash, host, state, systems};
 
@@ -25,7 +27,7 @@ impl Session {
     pub(super) fn facts(&self) -> Result<Facts, ConvergeError> {
         let systems = if self.profile.name.is_system() { self.systems()? } else { None };
         let at_work = match &self.profile.state {
-            State::Switching { attempt } if attempt.target.is_system() => {
+            State::Switching { attempt } if attempt.target.system().is_some() => {
                 runtime()?.block_on(nixos::is_at_work(&attempt.id))
             }
             State::Switching { attempt } => self.is_at_work(attempt)?,
@@ -73,8 +75,9 @@ impl Session {
             && self.inner.place.reboots != Reboots::Any
         {
             let text = format!(
-                "its {part} needs a reboot, and this machine's boot loader cannot boot a system \
-                 once; `[reboot] allow = \"any\"` accepts that it becomes the default at once"
+                "its {part} needs a reboot, and the agent knows no way to let this machine's boot \
+                 loader boot a system once; `[reboot] allow = \"any\"` accepts that it becomes the \
+                 default at once"
             );
             return Some(Reason::new(Code::NoOneShot, text));
         }
@@ -91,27 +94,31 @@ impl Session {
             // What ran before stays: by this, nothing collects it.
             return self.not_linked(attempt, &error);
         }
-        let made = match &attempt.target {
-            Target::Wanted { wanted } => self.links.set(&wanted.path),
-            Target::Generation { running } => self.links.switch_to(running.generation),
-            Target::Nothing => return Ok(refused("an operating system cannot be stopped")),
+        let (new, made) = match (&attempt.target, attempt.target.system()) {
+            (Target::Wanted { .. }, Some(new)) => (new, self.links.set(new.path)),
+            (Target::Generation { running }, Some(new)) => {
+                (new, self.links.switch_to(running.generation))
+            }
+            (Target::Nothing, _) | (Target::Wanted { .. } | Target::Generation { .. }, None) => {
+                return Ok(refused("an operating system cannot be stopped"));
+            }
         };
         let generation = match made {
             Ok(generation) => generation,
             Err(error) => return self.not_linked(attempt, &error),
         };
         crash::point("switch.linked");
-        if self.booted_differs_from(&generation.path) {
-            return self.boot_once(attempt, generation.number, &generation.path);
+        if self.booted_differs_from(new.path) {
+            return self.boot_once(attempt, generation.number, new);
         }
-        let event = match self.run_system(attempt, &generation.path, Verb::Test)? {
+        let event = match self.run_system(attempt, new, Verb::Test)? {
             Ok(log) => {
                 self.keep_log(&log);
                 Event::Activated(Some(generation.number))
             }
             Err(Trouble::NeedsReboot(log)) => {
                 self.keep_log(&log);
-                return self.boot_once(attempt, generation.number, &generation.path);
+                return self.boot_once(attempt, generation.number, new);
             }
             Err(trouble) => self.not_switched(attempt, trouble)?,
         };
@@ -124,7 +131,7 @@ impl Session {
         &mut self,
         attempt: &Attempt,
         generation: u64,
-        new: &StorePath,
+        new: System<'_>,
     ) -> Result<Event, ConvergeError> {
         if let Some(dead_man) = &self.inner.place.dead_man
             && let Err(error) = dead_man.arm_for_boots(&attempt.id, attempt.target.limit())
@@ -134,24 +141,23 @@ impl Session {
         }
         let loader = Loader::find(&self.inner.place.root);
         // The default is always the system whose program makes the menu.
-        let default = match (&loader, &attempt.from) {
-            (Some(_), Some(from)) => from.path.clone(),
-            (Some(_), None) | (None, _) => new.clone(),
-        };
-        match self.run_system(attempt, &default, Verb::Boot)? {
+        let before = attempt.from.as_ref().and_then(Running::system);
+        let default = before.filter(|_| loader.is_some()).unwrap_or(new);
+        match self.run_system(attempt, default, Verb::Boot)? {
             Ok(log) => self.keep_log(&log),
             Err(trouble) => return self.not_switched(attempt, trouble),
         }
         crash::point("boot.entries");
         if let Some(loader) = &loader {
-            let Some(entry) = loader.entry(new) else {
-                return Ok(refused(&format!("the boot loader's menu has no entry for `{new}`")));
+            let Some(entry) = loader.entry(new.path) else {
+                let text = format!("the boot loader's menu has no entry for `{}`", new.path);
+                return Ok(refused(&text));
             };
             let call = loader.set_once(Some(&entry));
             let set =
                 nixos::set_once(&attempt.id, &call, &self.inner.place.state_dir, &self.inner.leave);
             match runtime()?.block_on(set) {
-                Ok(()) if loader.next().as_ref() == Some(new) => {}
+                Ok(()) if loader.next().as_ref() == Some(new.path) => {}
                 Ok(()) => {
                     let text = format!("`{}` did not set `{entry}`", call.program);
                     return Ok(refused(&text));
@@ -195,8 +201,8 @@ impl Session {
 
     /// Makes a system that is healthy what the machine boots by default.
     pub(super) fn keep(&mut self, attempt: &Attempt) -> Result<Event, ConvergeError> {
-        let Some(path) = attempt.target.path() else { return Ok(Event::Kept(attempt.id.clone())) };
-        let event = match self.run_system(attempt, path, Verb::Boot)? {
+        let Some(new) = attempt.target.system() else { return Ok(Event::Kept(attempt.id.clone())) };
+        let event = match self.run_system(attempt, new, Verb::Boot)? {
             Ok(_) => Event::Kept(attempt.id.clone()),
             Err(Trouble::Left) => return Err(ConvergeError::Stopped),
             Err(trouble) => {
@@ -212,7 +218,8 @@ impl Session {
     pub(super) fn roll_back_system(&mut self, attempt: &Attempt) -> Result<Event, ConvergeError> {
         let not_back =
             |reason: Reason, log: &str| Ok(Event::RollbackFailed(reason, human::redact(log)));
-        let Some(from) = &attempt.from else {
+        let before = attempt.from.as_ref().and_then(|from| Some((from, from.system()?)));
+        let Some((from, system)) = before else {
             let text = "no system is known that ran before";
             return not_back(Reason::new(Code::RollbackFailed, text), "");
         };
@@ -229,7 +236,7 @@ impl Session {
             true => Verb::Boot,
             false => Verb::Switch,
         };
-        match self.run_system(attempt, &from.path, verb)? {
+        match self.run_system(attempt, system, verb)? {
             Ok(_) => {}
             Err(Trouble::NeedsReboot(_)) => return Ok(Event::NeedsReboot(from.generation)),
             Err(Trouble::Left) => return Err(ConvergeError::Stopped),
@@ -294,34 +301,18 @@ impl Session {
     fn run_system(
         &self,
         attempt: &Attempt,
-        system: &StorePath,
+        system: System<'_>,
         verb: Verb,
     ) -> Result<Result<String, Trouble>, ConvergeError> {
         let run = Run {
             attempt: &attempt.id,
-            system,
+            system: system.path,
             verb,
-            timeout: timeout(attempt, system),
+            timeout: Duration::from_secs(system.timeout.into()),
             root: &self.inner.place.root,
             state_dir: &self.inner.place.state_dir,
         };
         Ok(runtime()?.block_on(nixos::run(&run, &self.inner.leave)))
-    }
-}
-
-/// Returns how long one run of this system's program may take.
-fn timeout(attempt: &Attempt, system: &StorePath) -> Duration {
-    let target = match &attempt.target {
-        Target::Wanted { wanted } => Some((&wanted.path, &wanted.activation)),
-        Target::Generation { running } => Some((&running.path, &running.activation)),
-        Target::Nothing => None,
-    };
-    let from = attempt.from.as_ref().map(|from| (&from.path, &from.activation));
-    let mut known = [target, from].into_iter().flatten().filter(|(path, _)| *path == system);
-    match known.next() {
-        Some((_, Activation::Nixos { timeout })) => Duration::from_secs((*timeout).into()),
-        Some((_, Activation::None | Activation::Exec { .. } | Activation::Systemd { .. }))
-        | None => Duration::ZERO,
     }
 }
 

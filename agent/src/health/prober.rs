@@ -34,7 +34,7 @@ pub(crate) struct Tools {
     pub(crate) realm: RealmName,
     /// How the registry is asked.
     pub(crate) registry: Registry,
-    /// Asks for units; without it there is no service manager.
+    /// Asks for units; without it there is no service manager, and commands are our children.
     pub(crate) units: Option<Arc<dyn Units>>,
 }
 
@@ -172,7 +172,8 @@ impl Prober {
             state_dir: subject.state_dir.clone(),
             timeout: limit,
         };
-        match activate::run(&command).await {
+        let has_units = self.tools.units.is_some();
+        match activate::look(&subject.profile, &command, has_units).await {
             Ok(log) => (Ok(()), log),
             Err(Failed { problem, log }) => (Err(problem.to_string()), log),
         }

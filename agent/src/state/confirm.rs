@@ -144,7 +144,7 @@ impl Profile {
         match &self.state {
             State::Confirming { attempt, generation, .. } => {
                 if let Target::Generation { running } = &attempt.target {
-                    if attempt.target.is_system() {
+                    if attempt.target.system().is_some() {
                         return self.keep(now);
                     }
                     // The operator's own word: it stays, and what is wrong with it is told.

@@ -8,7 +8,9 @@ use shared::nix::StorePath;
 use shared::window::Opening;
 
 use super::recover::leads_to_target;
-use super::{Action, Activation, Attempt, Code, Desired, Facts, Profile, Reason, State, Target};
+use super::{
+    Action, Activation, Attempt, Code, Desired, Facts, Profile, Reason, Running, State, Target,
+};
 
 /// Reboots that one attempt may take: there, and back.
 const MAX_REBOOTS: u32 = 2;
@@ -131,7 +133,7 @@ impl Profile {
     /// Makes what is healthy stay: a system becomes what the machine boots by default.
     pub(super) fn keep(self, now: Timestamp) -> (Self, Vec<Action>) {
         let State::Confirming { attempt, .. } = &self.state else { return self.rest() };
-        if !attempt.target.is_system() {
+        if attempt.target.system().is_none() {
             return self.confirm(now);
         }
         let attempt = attempt.clone();
@@ -153,6 +155,31 @@ impl Attempt {
     }
 }
 
+/// The operating system of a machine, by a program of its own put to work and made the default.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct System<'a> {
+    /// Its root.
+    pub(crate) path: &'a StorePath,
+    /// How long one run of its program may take, in seconds.
+    pub(crate) timeout: u32,
+}
+
+impl<'a> System<'a> {
+    const fn of(path: &'a StorePath, activation: &Activation) -> Option<Self> {
+        match activation {
+            Activation::Nixos { timeout } => Some(Self { path, timeout: *timeout }),
+            Activation::None | Activation::Exec { .. } | Activation::Systemd { .. } => None,
+        }
+    }
+}
+
+impl Running {
+    /// Returns it as the operating system of a machine, if it is one.
+    pub(crate) const fn system(&self) -> Option<System<'_>> {
+        System::of(&self.path, &self.activation)
+    }
+}
+
 impl Target {
     /// Returns the root that it leads to.
     pub(crate) const fn path(&self) -> Option<&StorePath> {
@@ -163,12 +190,12 @@ impl Target {
         }
     }
 
-    /// Returns whether it is the operating system of a machine.
-    pub(crate) const fn is_system(&self) -> bool {
+    /// Returns it as the operating system of a machine, if it is one.
+    pub(crate) const fn system(&self) -> Option<System<'_>> {
         match self {
-            Self::Wanted { wanted } => matches!(wanted.activation, Activation::Nixos { .. }),
-            Self::Generation { running } => matches!(running.activation, Activation::Nixos { .. }),
-            Self::Nothing => false,
+            Self::Wanted { wanted } => System::of(&wanted.path, &wanted.activation),
+            Self::Generation { running } => running.system(),
+            Self::Nothing => None,
         }
     }
 }

@@ -16,6 +16,9 @@ const VARIABLES: &str = "sys/firmware/efi/efivars";
 /// The vendor of the variables that boot loaders have in common.
 const VENDOR: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 
+/// File systems, by their magic numbers, that GRUB reads and never writes: Btrfs, ZFS, F2FS.
+const GRUB_ONLY_READS: [Option<u64>; 3] = [Some(0x9123_683e), Some(0x2fc1_2fc1), Some(0xf2f5_2010)];
+
 /// A boot loader that can start an entry once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Loader {
@@ -43,16 +46,26 @@ pub(crate) struct Call {
 }
 
 impl Loader {
-    /// Finds the one that this machine was started by, if it can start an entry once.
+    /// Finds the one that this machine was started by, if it can start an entry once, by tools and files
+    /// that we know.
+    ///
+    /// systemd-boot can also where Lanzaboote writes its entries; but those are images, of which nothing
+    /// here tells which system they start. extlinux cannot, and neither can GRUB with its environment on
+    /// a file system that it does not write: it would start an entry again and again.
     pub(crate) fn find(root: &Path) -> Option<Self> {
         let variables = root.join(VARIABLES);
         if variable(&variables, "LoaderInfo").is_some_and(|info| info.starts_with("systemd-boot")) {
             let folders = BOOT_FOLDERS.iter().map(|folder| root.join(folder).join("loader"));
-            let loader = folders.into_iter().find(|loader| loader.join("entries").is_dir())?;
-            return Some(Self::SystemdBoot { loader, variables });
+            let all = folders.into_iter().map(|loader| {
+                let variables = variables.clone();
+                Self::SystemdBoot { loader, variables }
+            });
+            return all.into_iter().find(|loader| !loader.entries().is_empty());
         }
         let boot = root.join("boot");
-        read(&boot.join("grub/grub.cfg")).contains("next_entry").then_some(Self::Grub { boot })
+        let can = read(&boot.join("grub/grub.cfg")).contains("next_entry")
+            && !GRUB_ONLY_READS.contains(&file_system(&boot.join("grub")));
+        can.then_some(Self::Grub { boot })
     }
 
     /// Returns the name of an entry that starts this system.
@@ -147,6 +160,13 @@ impl Loader {
             Self::Grub { boot } => menu(&read(&boot.join("grub/grub.cfg"))),
         }
     }
+}
+
+/// Returns the magic number of the file system that a folder is on.
+fn file_system(folder: &Path) -> Option<u64> {
+    let found = rustix::fs::statfs(folder).ok()?;
+    // Signed or not, as the machine has it: the number has 32 bits.
+    u32::try_from(found.f_type & 0xffff_ffff).ok().map(u64::from)
 }
 
 /// Reads a variable of the firmware: four bytes of attributes, then text in UTF-16.
@@ -245,6 +265,13 @@ mod tests {
         let info = ("LoaderInfo", "systemd-boot 252.39");
         assert_eq!(check(&[], None), None);
         assert_eq!(check(&[("LoaderInfo", "other")], None), None);
+        // As Lanzaboote leaves it: entries are images, and the folder for files is there all the same.
+        let root = machine(&[
+            (&*variable_of(info.0, info.1).0, variable_of(info.0, info.1).1),
+            ("boot/EFI/Linux/nixos-generation-1-abc.efi", b"MZ".to_vec()),
+            ("boot/loader/entries/memtest.conf", b"efi /memtest.efi\n".to_vec()),
+        ]);
+        assert_eq!(Loader::find(root.path()), None);
         let loader = check(&[info], Some(1)).unwrap();
         assert_eq!(loader.set_once(None).arguments, ["set-oneshot", ""]);
         check(&[info, ("LoaderEntryOneShot", "nixos-generation-2.conf")], Some(2));

@@ -60,14 +60,8 @@ impl System {
     /// When something that goes onto it is not installed.
     pub(super) fn get() -> Self {
         static ONE_MAKES_IT: Mutex<()> = Mutex::new(());
-        let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guest");
-        let folder = env::var_os("SHOAL_GUEST").map_or(default, PathBuf::from);
-        let kernel = folder.join("vmlinuz");
-        assert!(
-            kernel.is_file(),
-            "there is no {}, the kernel of guests; tests/run downloads it",
-            kernel.display(),
-        );
+        let folder = folder();
+        let kernel = kernel();
         let mut files = files(&folder);
         files.sort();
         let image = folder.join(format!("system-{}.img", key(&files)));
@@ -77,6 +71,23 @@ impl System {
         }
         Self { kernel, image }
     }
+}
+
+/// Returns the kernel of guests.
+pub(super) fn kernel() -> PathBuf {
+    let kernel = folder().join("vmlinuz");
+    assert!(
+        kernel.is_file(),
+        "there is no {}, the kernel of guests; tests/run downloads it",
+        kernel.display(),
+    );
+    kernel
+}
+
+/// Returns the folder of what `tests/run` downloads for guests.
+pub(super) fn folder() -> PathBuf {
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guest");
+    env::var_os("SHOAL_GUEST").map_or(default, PathBuf::from)
 }
 
 /// Returns what goes onto the disk: from where, and to where.
@@ -102,14 +113,14 @@ fn files(folder: &Path) -> Vec<(PathBuf, PathBuf)> {
     files
 }
 
-fn which(program: &str) -> PathBuf {
+pub(super) fn which(program: &str) -> PathBuf {
     let path = env::var_os("PATH").unwrap_or_default();
     let found = env::split_paths(&path).map(|folder| folder.join(program)).find(|it| it.is_file());
     found.unwrap_or_else(|| panic!("there is no {program}; tests/run installs it"))
 }
 
 /// Returns the shared libraries of a program, and what loads them.
-fn libraries_of(program: &Path) -> Vec<PathBuf> {
+pub(super) fn libraries_of(program: &Path) -> Vec<PathBuf> {
     let listed = run(tool("ldd").arg(program)).ok();
     let paths =
         listed.lines().filter_map(|line| line.split_whitespace().find(|w| w.starts_with('/')));

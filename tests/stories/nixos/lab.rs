@@ -2,6 +2,8 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, os::unix::fs::symlink, path::Path};
 
+use tests::{Builder, guest::computer::BootLoader};
+
 use crate::systemd::lab::{HostMachine, Lab};
 
 /// What a system differs in from the others.
@@ -15,6 +17,19 @@ pub(crate) struct System<'a> {
     pub(crate) activate: &'a str,
     /// What the machine runs when it has booted into it.
     pub(crate) booted: &'a str,
+    /// What it is really booted on, if it is.
+    pub(crate) hardware: Option<Hardware<'a>>,
+}
+
+/// A machine that boots by itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hardware<'a> {
+    /// Its boot loader.
+    pub(crate) loader: BootLoader,
+    /// A real kernel, for all its systems; that theirs differ, their initial ramdisks show.
+    pub(crate) kernel: &'a Path,
+    /// What every kernel is told.
+    pub(crate) kernel_words: &'a str,
 }
 
 /// As `switch-to-configuration` of NixOS: locks, makes the menu of the boot loader with itself as the
@@ -36,20 +51,27 @@ ln -sfn "$system" /run/current-system
 "$system/activate" || exit $?
 "#;
 
-/// As NixOS's for GRUB: the default first, then all generations in a menu below.
-const INSTALL: &str = r#"#!/bin/sh
+/// As NixOS's for GRUB: what `grub-reboot` chose, once; else the default, which comes first; then all
+/// generations in a menu below.
+const INSTALL_GRUB: &str = r#"#!/bin/sh
 set -e
 entry() {
     echo "menuentry \"$1\" --class nixos --unrestricted {"
-    echo "  linux ($drive1)/boot/kernel init=$(readlink -f "$2/init") $(cat "$2/kernel-params")"
-    echo "  initrd ($drive1)/boot/initrd"
+    echo "  linux (\$root)$(readlink -f "$2/kernel") init=$(readlink -f "$2/init") $(cat "$2/kernel-params")"
+    echo "  initrd (\$root)$(readlink -f "$2/initrd")"
     echo "}"
 }
 mkdir -p /boot/grub
 {
+    echo 'if [ -s $prefix/grubenv ]; then load_env; fi'
     echo 'if [ "${next_entry}" ]; then'
-    echo '  set default="${next_entry}"; set next_entry=; save_env next_entry'
+    echo '  set default="${next_entry}"'
+    echo '  set next_entry='
+    echo '  save_env next_entry'
+    echo 'else'
+    echo '  set default=0'
     echo 'fi'
+    echo 'set timeout=0'
     entry NixOS "$1"
     echo 'submenu "NixOS - All configurations" {'
     for link in $(ls -dr /nix/var/nix/profiles/system-*-link); do
@@ -58,8 +80,54 @@ mkdir -p /boot/grub
     done
     echo '}'
 } > /boot/grub/grub.cfg.tmp
+# Other menus do not ask what to start once.
+if [ -e /boot/grub/plain ]; then sed -i /next_entry/d /boot/grub/grub.cfg.tmp; fi
 mv /boot/grub/grub.cfg.tmp /boot/grub/grub.cfg
 "#;
+
+/// As NixOS's for systemd-boot: kernels are copied, each generation has a file, one is the default.
+const INSTALL_SYSTEMD_BOOT: &str = r#"#!/bin/sh
+set -e
+copied() {
+    real=$(readlink -f "$1")
+    file=/EFI/nixos/$(echo "${real#/nix/store/}" | tr / -).efi
+    if [ ! -e "/boot$file" ]; then cp "$real" /boot/copy; mv /boot/copy "/boot$file"; fi
+    echo "$file"
+}
+mkdir -p /boot/EFI/nixos /boot/loader/entries
+for link in /nix/var/nix/profiles/system-*-link; do
+    number=${link%-link}; number=${number##*-}
+    {
+        echo "title NixOS"
+        echo "version Generation $number NixOS $(cat "$link/nixos-version")"
+        echo "linux $(copied "$link/kernel")"
+        echo "initrd $(copied "$link/initrd")"
+        echo "options init=$(readlink -f "$link/init") $(cat "$link/kernel-params")"
+    } > /boot/new
+    mv /boot/new "/boot/loader/entries/nixos-generation-$number.conf"
+    if [ "$(readlink -f "$link")" = "$1" ]; then default=$number; fi
+done
+printf 'timeout 0\ndefault nixos-generation-%s.conf\n' "$default" > /boot/new
+mv /boot/new /boot/loader/loader.conf
+sync
+"#;
+
+/// What the kernel starts: what NixOS's initial ramdisk and its second stage do, then systemd.
+const INIT: &str = r###"#!/bin/sh
+export PATH=/usr/local/bin:/usr/sbin:/usr/bin
+system=$(dirname "$0")
+mount -t devtmpfs dev /dev
+exec < /dev/console > /dev/console 2>&1
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t tmpfs -o mode=755 run /run
+ln -s "$system" /run/booted-system
+ln -s "$system" /run/current-system
+if [ -x /stage-1 ]; then /stage-1; fi
+echo "## boots $(cat "$system/nixos-version")"
+"$system/booted"
+exec /lib/systemd/systemd
+"###;
 
 /// What firmware, boot loader and the first stage of NixOS's init do, after a reboot.
 const BOOT: &str = r#"#!/bin/sh
@@ -86,16 +154,20 @@ const GRUB_EDITENV: &str =
     "#!/bin/sh -e\necho \"grub-editenv $*\" >> /var/log/loader\n: > \"$1\"\n";
 
 /// Builds a system; returns its store path.
-pub(crate) fn build(lab: &Lab<'_>, system: System<'_>) -> String {
-    let System { version, kernel, activate, booted } = system;
+pub(crate) fn build(builder: &Builder, system: System<'_>) -> String {
+    let System { version, kernel, activate, booted, hardware } = system;
     let kernel = if kernel.is_empty() { "6.12" } else { kernel };
+    let words = hardware.map_or("quiet", |hardware| hardware.kernel_words);
     let part = |name: &str, file: &str, text: &str| {
-        let path = lab.builder.add_files(name, &[(file, text, 0o644)], &[]);
+        let path = builder.add_files(name, &[(file, text, 0o644)], &[]);
         (format!("{path}/{file}"), path)
     };
-    let (image, linux) = part("linux", "bzImage", kernel);
+    let (image, linux) = match hardware {
+        Some(hardware) => add_kernel(builder, hardware.kernel),
+        None => part("linux", "bzImage", kernel),
+    };
     let (_, modules) = part("linux-modules", "lib/modules/version", kernel);
-    let (ramdisk, initrd) = part("initrd-linux", "initrd", kernel);
+    let (ramdisk, initrd) = part("initrd-linux", "initrd", &archive(kernel));
     let (_, systemd) = part("systemd", "lib/systemd/systemd", "systemd 257");
     let (_, etc) = part("etc", "etc/systemd/system/dbus.service", "[Service]\n");
     let (_, sw) = part("system-path", "share/nothing", "");
@@ -112,18 +184,22 @@ pub(crate) fn build(lab: &Lab<'_>, system: System<'_>) -> String {
         symlink(target, root.join(name)).unwrap();
     }
     let boot = format!(
-        r#"{{"org.nixos.bootspec.v1":{{"kernel":"{image}","initrd":"{ramdisk}","kernelParams":["quiet"],"label":"NixOS {version}","system":"x86_64-linux"}},"org.nixos.specialisation.v1":{{}}}}"#
+        r#"{{"org.nixos.bootspec.v1":{{"kernel":"{image}","initrd":"{ramdisk}","kernelParams":["{words}"],"label":"NixOS {version}","system":"x86_64-linux"}},"org.nixos.specialisation.v1":{{}}}}"#
     );
+    let install = match hardware.map(|hardware| hardware.loader) {
+        None | Some(BootLoader::Grub) => INSTALL_GRUB,
+        Some(BootLoader::SystemdBoot) => INSTALL_SYSTEMD_BOOT,
+    };
     for (name, text) in [
         ("activate", format!("#!/bin/sh\n{activate}\n")),
-        ("bin/install-bootloader", INSTALL.to_owned()),
+        ("bin/install-bootloader", install.to_owned()),
         ("bin/switch-to-configuration", SWITCH.to_owned()),
         ("boot.json", boot),
         ("booted", format!("#!/bin/sh\n{booted}\n")),
         ("extra-dependencies", String::new()),
-        ("init", "#!/bin/sh\nexec \"$(dirname \"$0\")/systemd/lib/systemd/systemd\"\n".to_owned()),
+        ("init", INIT.to_owned()),
         ("init-interface-version", "systemd 2".to_owned()),
-        ("kernel-params", "quiet".to_owned()),
+        ("kernel-params", words.to_owned()),
         ("nixos-version", version.to_owned()),
         ("system", "x86_64-linux".to_owned()),
     ] {
@@ -135,7 +211,29 @@ pub(crate) fn build(lab: &Lab<'_>, system: System<'_>) -> String {
     }
     fs::create_dir(root.join("specialisation")).unwrap();
     let references = [&linux, &modules, &initrd, &systemd, &etc, &sw].map(String::as_str);
-    lab.builder.add_folder(&format!("nixos-system-host-{version}"), root, &references)
+    builder.add_folder(&format!("nixos-system-host-{version}"), root, &references)
+}
+
+/// Adds a real kernel; returns the paths of its file, and of its root.
+fn add_kernel(builder: &Builder, kernel: &Path) -> (String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(kernel, folder.path().join("bzImage")).unwrap();
+    let path = builder.add_folder("linux", folder.path(), &[]);
+    (format!("{path}/bzImage"), path)
+}
+
+/// Makes an initial ramdisk with an empty file of this name: the kernel goes on by itself.
+fn archive(name: &str) -> String {
+    let entry = |mode: usize, name: &str| {
+        let fields = [1, mode, 0, 0, 1, 0, 0, 0, 0, 0, 0, name.len() + 1, 0];
+        let fields: String = fields.iter().map(|field| format!("{field:08x}")).collect();
+        let mut entry = format!("070701{fields}{name}\0");
+        while entry.len() % 4 != 0 {
+            entry.push('\0');
+        }
+        entry
+    };
+    entry(0o100_644, &format!("linux-{name}")) + &entry(0, "TRAILER!!!")
 }
 
 /// Builds and publishes a system; returns its store path.
@@ -145,7 +243,7 @@ pub(crate) fn publish(lab: &Lab<'_>, system: System<'_>) -> String {
 
 /// Builds and publishes a system with further options; returns its store path.
 pub(crate) fn publish_with(lab: &Lab<'_>, system: System<'_>, options: &[&str]) -> String {
-    let path = build(lab, system);
+    let path = build(&lab.builder, system);
     lab.publish_path("system", &path, &[&["--activation", "nixos"], options].concat());
     path
 }
@@ -153,7 +251,7 @@ pub(crate) fn publish_with(lab: &Lab<'_>, system: System<'_>, options: &[&str]) 
 /// Boots a machine that runs a system already, as an installer leaves it, and has the agent.
 pub(crate) fn machine<'a>(lab: &Lab<'a>, number: u8, reboots: &str) -> HostMachine<'a> {
     let host = lab.host("host-1", number);
-    let first = build(lab, System { version: "0", ..System::default() });
+    let first = build(&lab.builder, System { version: "0", ..System::default() });
     lab.builder.push(&first).ok();
     let machine = &host.machine;
     let config = format!("[reboot]\nallow = \"{reboots}\"\n");

@@ -39,7 +39,7 @@ fn every_end_of_a_switch_has_its_meaning() {
 }
 
 const fn version(version: &str) -> System<'_> {
-    System { version, kernel: "", activate: "", booted: "" }
+    System { version, kernel: "", activate: "", booted: "", hardware: None }
 }
 
 /// Waits until a switch that ended so is undone.

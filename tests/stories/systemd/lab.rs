@@ -107,8 +107,12 @@ impl<'a> Lab<'a> {
     }
 }
 
-/// Copies what `deploy/` has for a host, and a configuration that makes stories quick.
-fn install(machine: &Machine<'_>) {
+/// What makes stories quick.
+pub(crate) const CONFIG: &str = "[activation]\nrunner = \"systemd\"\n[registry]\npoll = 1\nwait = 20\n\
+    [store]\nmin_free = 0\n[gc]\nmin_free = 0\n";
+
+/// Hands on what `deploy/` has for a host: each file's place, and what is in it.
+pub(crate) fn deploy(mut write: impl FnMut(&str, Vec<u8>)) {
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
     for (folder, place) in [
         ("systemd", "/etc/systemd/system"),
@@ -118,14 +122,15 @@ fn install(machine: &Machine<'_>) {
         for entry in fs::read_dir(deploy.join(folder)).unwrap() {
             let file = entry.unwrap().path();
             let name = file.file_name().unwrap().to_str().unwrap();
-            machine.write(&format!("{place}/{name}"), fs::read(&file).unwrap());
+            write(&format!("{place}/{name}"), fs::read(&file).unwrap());
         }
     }
-    machine.write(
-        "/etc/shoal/agent.toml.d/story.toml",
-        "[activation]\nrunner = \"systemd\"\n[registry]\npoll = 1\nwait = 20\n\
-         [store]\nmin_free = 0\n[gc]\nmin_free = 0\n",
-    );
+}
+
+/// Copies that onto a machine, and a configuration that makes stories quick.
+fn install(machine: &Machine<'_>) {
+    deploy(|path, bytes| machine.write(path, bytes));
+    machine.write("/etc/shoal/agent.toml.d/story.toml", CONFIG);
     machine.shell(
         "systemctl daemon-reload; systemctl --quiet enable shoal-boot shoal-recover shoal-agent",
     );

@@ -8,7 +8,7 @@ use super::lab::{HostMachine, Lab};
 /// Says what it is, leaves something behind, and waits for whoever holds it up.
 const ACTIVATE: &str = r#"#!/bin/sh -e
 {
-  echo "$SHOAL_VERSION as $(id -u):$(id -g) in $(pwd)"
+  echo "$SHOAL_VERSION as $(id -u):$(id -g) with $(id -Gn) in $(pwd)"
   grep -E '^(NoNewPrivs|CapBnd):' /proc/self/status
   grep -o 'shoal-[a-z]*-web_.*' /proc/self/cgroup | head -n1
 } > /var/tmp/web-said
@@ -53,6 +53,9 @@ fn a_program_outlives_the_daemon_and_is_waited_for_by_the_next_one() {
     let lab = Lab::new(&fleet, &["web:exec:user=web"]);
     let host = lab.host("host-1", 73);
     host.add_user("web");
+    // What the host itself gives to that user, it has wherever it runs.
+    host.machine.write("/etc/sysusers.d/extra.conf", "g extra -\nm web extra\n");
+    host.machine.shell("systemd-sysusers");
     let ids = host.machine.shell("echo $(id -u web):$(id -g web)");
     host.start();
     publish(&lab, "1");
@@ -61,7 +64,9 @@ fn a_program_outlives_the_daemon_and_is_waited_for_by_the_next_one() {
     let unit = said.lines().last().unwrap();
     assert_eq!(
         said,
-        format!("1 as {ids} in /\nCapBnd:\t0000000000000000\nNoNewPrivs:\t1\n{unit}"),
+        format!(
+            "1 as {ids} with web extra in /\nCapBnd:\t0000000000000000\nNoNewPrivs:\t1\n{unit}"
+        ),
         "as the profile's own user, and never more"
     );
     // What it left behind is in its unit, and nobody's business.
@@ -98,4 +103,54 @@ fn a_program_outlives_the_daemon_and_is_waited_for_by_the_next_one() {
     assert_eq!(units.lines().count(), 3, "versions 1 and 2, and 2 again, left something: {units}");
     let kept = host.machine.shell("cat /var/lib/shoal/journal/web.json");
     assert!(kept.contains(r"version 3 says so\nand complains"), "{kept}");
+}
+
+/// Says what it is, and whether it is well; what it leaves behind is not.
+const CHECK: &str = r#"#!/bin/sh
+{
+  echo "as $(id -u):$(id -g)"
+  grep -E '^(NoNewPrivs|CapBnd):' /proc/self/status
+  grep -o 'shoal-check-web_' /proc/self/cgroup | head -n1
+} > /var/tmp/check-said
+echo tried >> /var/tmp/check-tries
+(while :; do sleep 600; done) &
+echo $! > /var/tmp/check-left
+echo "the check says so"
+test -e /var/tmp/well
+"#;
+
+#[test]
+fn a_command_that_checks_is_a_unit_of_which_nothing_stays() {
+    let fleet = Fleet::new();
+    let lab = Lab::new(&fleet, &["web:exec:user=web"]);
+    let host = lab.host("host-1", 80);
+    host.add_user("web");
+    let ids = host.machine.shell("echo $(id -u web):$(id -g web); touch /var/tmp/well");
+    host.start();
+    let files = [("bin/activate", "#!/bin/sh\n"), ("bin/check", CHECK)];
+    let check = "well=exec:bin/check";
+    let options = ["--activation", "exec", "--check", check];
+    lab.publish_with("web", "1", &files, &options);
+    host.becomes("web", "converged 1");
+    assert_eq!(
+        host.machine.shell("cat /var/tmp/check-said"),
+        format!("as {ids}\nCapBnd:\t0000000000000000\nNoNewPrivs:\t1\nshoal-check-web_")
+    );
+
+    // It fails again and again, and says so to the agent alone.
+    host.machine.shell("rm /var/tmp/well");
+    host.becomes("web", "failed unhealthy 1");
+    let tries = || host.machine.shell("wc -l < /var/tmp/check-tries").parse::<usize>().unwrap();
+    let before = tries();
+    eventually("it is tried three times more", || (tries() > before + 3).then_some(()));
+    assert!(host.machine.run(&["agent", "health", "web"]).stdout.contains("ended with 1"));
+    host.machine.shell("touch /var/tmp/well");
+    host.becomes("web", "converged 1");
+    host.machine.shell("systemctl stop shoal-agent; journalctl --sync");
+    let noise = "journalctl --no-pager | grep -c 'shoal-check\\|the check says so' || true";
+    assert_eq!(host.machine.shell(noise), "0");
+    let units = "systemctl list-units --all --plain --no-legend 'shoal-check-*'";
+    eventually("no unit stays", || host.machine.shell(units).is_empty().then_some(()));
+    let left = ["sh", "-c", "kill -0 $(cat /var/tmp/check-left)"];
+    assert_ne!(host.machine.run(&left).code, Some(0), "a process stays");
 }

@@ -24,7 +24,8 @@ use crate::activate::exec::{self, Command, Failed, GRACE, Problem};
 const OURS: &str = "Shoal: ";
 
 /// Between two looks at a unit: at first, and at most.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+pub(super) const PAUSES: (Duration, Duration) =
+    (Duration::from_millis(20), Duration::from_millis(500));
 
 /// How long systemd or the bus may be away: both may be replaced by what the unit does.
 const AWAY: Duration = Duration::from_secs(60);
@@ -34,6 +35,9 @@ const MICROSECONDS: u64 = 1_000_000;
 
 /// How systemd numbers the ways in which a process ends, as `waitid` does.
 const CLD_EXITED: i32 = 1;
+
+/// What systemd is told of a unit.
+pub(super) type Property = (&'static str, Variant<'static>);
 
 /// Which unit runs a program, and for what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,8 +98,9 @@ pub(crate) async fn run(
         match service {
             None => {
                 exec::check_executable(command).map_err(|error| start(Problem::Start(error)))?;
-                let properties =
-                    properties(unit, command).map_err(|error| start(Problem::Start(error)))?;
+                let mut properties = properties(unit.full_description(), command)
+                    .map_err(|error| start(Problem::Start(error)))?;
+                properties.extend(until_read());
                 match watch.manager().await?.start_transient(&unit.name, properties).await {
                     // Somebody was quicker.
                     Err(error) if error.is_taken() => watch.rest(stop).await?,
@@ -263,7 +268,7 @@ impl Watch<'_> {
 }
 
 /// Says to systemd what to run, and by which rules.
-fn properties(unit: &Unit, command: &Command) -> io::Result<Vec<(&'static str, Variant<'static>)>> {
+pub(super) fn properties(description: String, command: &Command) -> io::Result<Vec<Property>> {
     let program = text(command.program.as_os_str())?;
     let mut line = vec![program.clone()];
     for argument in &command.arguments {
@@ -277,19 +282,13 @@ fn properties(unit: &Unit, command: &Command) -> io::Result<Vec<(&'static str, V
     let start = vec![(program, line, vec!["no-env-expand".to_owned()])];
     let microseconds = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     let mut properties = vec![
-        ("Description", Variant::from(unit.full_description())),
+        ("Description", Variant::from(description)),
         ("Type", Variant::from("exec".to_owned())),
         ("ExecStartEx", Variant::from(start)),
         ("Environment", Variant::from(environment)),
-        // Until we have read how it ended.
-        ("RemainAfterExit", Variant::from(true)),
         ("RuntimeMaxUSec", Variant::from(microseconds(command.timeout))),
         ("TimeoutStopUSec", Variant::from(microseconds(GRACE))),
         ("StandardInput", Variant::from("null".to_owned())),
-        ("StandardOutput", Variant::from("journal".to_owned())),
-        ("StandardError", Variant::from("journal".to_owned())),
-        // Its last lines tell why it failed.
-        ("LogRateLimitIntervalUSec", Variant::from(0_u64)),
     ];
     if let Some(account) = command.account {
         properties.push(("User", Variant::from(account.uid.to_string())));
@@ -299,8 +298,19 @@ fn properties(unit: &Unit, command: &Command) -> io::Result<Vec<(&'static str, V
     Ok(properties)
 }
 
+/// What lets a unit stay, and the journal keep what it says, until we have read how it ended.
+fn until_read() -> [Property; 4] {
+    [
+        ("RemainAfterExit", Variant::from(true)),
+        ("StandardOutput", Variant::from("journal".to_owned())),
+        ("StandardError", Variant::from("journal".to_owned())),
+        // Its last lines tell why it failed.
+        ("LogRateLimitIntervalUSec", Variant::from(0_u64)),
+    ]
+}
+
 /// What keeps whoever is not root from becoming so, as `deploy/systemd/shoal-agent.service` has it.
-fn confinement() -> impl Iterator<Item = (&'static str, Variant<'static>)> {
+fn confinement() -> impl Iterator<Item = Property> {
     let yes = [
         "NoNewPrivileges",
         "LockPersonality",
@@ -336,7 +346,7 @@ fn text(value: &OsStr) -> io::Result<String> {
 }
 
 /// Returns what went wrong with a unit that has ended.
-fn problem(service: &Service, command: &Command) -> Option<Problem> {
+pub(super) fn problem(service: &Service, command: &Command) -> Option<Problem> {
     let status = match (service.code, service.status) {
         (CLD_EXITED, code) => ExitStatus::from_raw((code & 0xff) << 8),
         (_, signal) => ExitStatus::from_raw(signal & 0x7f),
