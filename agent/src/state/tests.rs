@@ -227,6 +227,8 @@ impl Host {
                 action
             {
                 assert!(*starts > 1 || !profile.is_pinned(self.now), "no switch past a pin");
+                let begun = self.link().is_some_and(|link| link.path == wanted.path);
+                assert!(*starts == 1 || begun, "what was not begun goes through the gates again");
                 assert!(Some(wanted.version) >= self.highest, "no switch below the floor");
                 if *starts == 1 {
                     let asked = Desired::Run { wanted: wanted.clone() };

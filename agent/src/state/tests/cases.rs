@@ -346,3 +346,39 @@ fn a_reboot_while_checks_run_gives_them_all_their_time_again() {
     let anew = host.profile.examination().unwrap();
     assert_eq!((anew.id, anew.begun, anew.passed), (id, host.now, None));
 }
+
+/// Moves the link while nobody looks, as `nix-env --set` in the middle of a switch would.
+fn meddle(host: &mut Host) {
+    host.good.insert(path(5));
+    host.set_link(&path(5));
+    host.restart();
+}
+
+#[test]
+fn what_a_stranger_put_in_the_place_of_what_is_checked_is_not_confirmed() {
+    let mut host = converged_on(1, 1);
+    host.feed(Event::Desired(run(2, 3)));
+    while !matches!(host.pending.first(), Some(Action::CheckHealth(_))) {
+        host.act(End::Works);
+    }
+    meddle(&mut host);
+    assert!(matches!(host.pending.first(), Some(Action::RollBack(_))));
+    host.settle();
+    assert_eq!(host.link().unwrap().path, path(1));
+    assert_eq!(host.profile.explain(host.now).reason.unwrap().code, Code::Interrupted);
+}
+
+#[test]
+fn a_way_back_that_a_stranger_crossed_is_gone_again() {
+    let mut host = converged_on(1, 1);
+    host.feed(Event::Desired(run(2, 2)));
+    until_switching(&mut host);
+    host.act(End::Fails);
+    while !matches!(host.pending.first(), Some(Action::CheckHealth(_))) {
+        host.act(End::Works);
+    }
+    meddle(&mut host);
+    assert!(matches!(host.pending.first(), Some(Action::RollBack(_))));
+    host.settle();
+    assert_eq!((host.link().unwrap().path, host.active), (path(1), Some(path(1))));
+}
