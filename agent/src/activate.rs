@@ -20,10 +20,11 @@ use tokio_util::sync::CancellationToken;
 use crate::state::{Activation, Code, EpochVersion, Reason};
 
 pub(crate) use self::exec::{Command, Failed, PATH, Purpose};
-pub(crate) use self::job::look;
+pub(crate) use self::job::{look, wait_out};
 pub(crate) use self::leftover::end as end_leftover;
 pub(crate) use self::systemd::apply::{Request as UnitsRequest, apply as apply_units};
 use self::systemd::transient::Leftovers;
+pub(crate) use self::systemd::transient::TransientError;
 pub(crate) use self::systemd::{HostUnits, check as check_units};
 pub(crate) use self::user::{Account, Host, choose};
 

@@ -399,6 +399,7 @@ impl Converger {
         let inner = Arc::clone(&self.inner);
         let session = move || {
             let mut session = Session::open(inner, name, group)?;
+            session.wait_for_others()?;
             work(&mut session)?;
             session.close()
         };

@@ -194,6 +194,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_public_others_may_read_and_the_rest_they_may_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |name: &str| {
+            std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o777
+        };
+        replace(&folder.path().join("private"), b"").unwrap();
+        replace_public(&folder.path().join("public"), b"").unwrap();
+        assert_eq!((mode("private"), mode("public")), (0o600, 0o644));
+    }
+
+    #[test]
     fn replaces_a_file_and_leaves_nothing_beside_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/er/state.json");

@@ -3,11 +3,12 @@
 
 use shared::id::ProfileName;
 use shared::problem::chain;
+use tokio_util::sync::CancellationToken;
 
 use super::exec::{self, Command, Failed};
 use super::systemd::look;
 use super::systemd::transient::{self, Leftovers, TransientError, Unit};
-use super::{Failure, Job, Place, Undone};
+use super::{Failure, Job, Place, Undone, nixos};
 use crate::state::{Code, Reason};
 
 /// Runs a program that changes the host; `told` makes a failure of how it ended.
@@ -31,6 +32,19 @@ pub(crate) async fn look(
     has_units: bool,
 ) -> Result<String, Failed> {
     if has_units { look::run(profile, command).await } else { exec::run(command).await }
+}
+
+/// Waits until no program is at work for one of these profiles.
+pub(crate) async fn wait_out(
+    profiles: &[ProfileName],
+    leave: &CancellationToken,
+) -> Result<(), TransientError> {
+    let mut patterns: Vec<String> =
+        profiles.iter().map(|profile| format!("{}*.service", prefix(profile))).collect();
+    if profiles.iter().any(ProfileName::is_system) {
+        patterns.push(nixos::UNIT.to_owned());
+    }
+    transient::wait_out(&patterns.iter().map(String::as_str).collect::<Vec<_>>(), leave).await
 }
 
 impl Job {

@@ -21,7 +21,7 @@ use crate::state::{Code, Reason};
 use crate::systems::loader::Call;
 
 /// The unit that switches the system, whoever does it.
-const UNIT: &str = "nixos-rebuild-switch-to-configuration.service";
+pub(super) const UNIT: &str = "nixos-rebuild-switch-to-configuration.service";
 
 /// The unit that tells the boot loader what to start once.
 const ONCE: &str = "shoal-boot-once.service";

@@ -32,6 +32,7 @@ impl Converger {
 
 /// Starts one; returns whether it has units.
 fn boot(inner: Arc<Inner>, name: ProfileName) -> Result<bool, String> {
+    // Without a wait for others: what is at work may be what starts us, and nothing is switched here.
     let session = Session::open(inner, name, None).map_err(|error| chain(&error))?;
     let link = session.link().map_err(|error| chain(&error))?;
     let mut profile = session.profile.clone();

@@ -3,6 +3,7 @@
 use shared::problem::{Kind, Problem};
 use store::profile::ProfileError;
 
+use crate::activate::TransientError;
 use crate::dead_man::DeadManError;
 use crate::files::FileError;
 use crate::host_lock::HostLockError;
@@ -31,6 +32,9 @@ pub(crate) enum ConvergeError {
     /// The dead man cannot watch.
     #[error(transparent)]
     DeadMan(#[from] DeadManError),
+    /// Whether a program of another profile is at work is not known, so nothing may be switched.
+    #[error("cannot tell whether a program of another profile is still at work")]
+    Others(#[source] TransientError),
     /// The machine does not let us run programs.
     #[error("cannot prepare to run programs")]
     Prepare(#[source] std::io::Error),
@@ -67,6 +71,7 @@ impl ConvergeError {
             Self::Lock(_)
             | Self::Profile(_)
             | Self::File(_)
+            | Self::Others(_)
             | Self::Prepare(_)
             | Self::Worker(_) => (Kind::Runtime, "host"),
         };

@@ -13,7 +13,7 @@ use store::profile::{Generation, Profile as Links, ProfileError};
 use tokio::runtime::Runtime;
 
 use super::{ConvergeError, Inner, now};
-use crate::activate::{self, Failure, Job, Undone, Work};
+use crate::activate::{self, Failure, Job, TransientError, Undone, Work};
 use crate::config::Runner;
 use crate::host_lock::HostLock;
 use crate::pins::Pins;
@@ -59,6 +59,31 @@ impl Session {
         };
         profile.pin = Pins::read(&inner.place.state_dir)?.get(&profile.name).cloned();
         Ok(Self { inner, profile, links, group, saved, _lock: lock })
+    }
+
+    /// Waits until no program is at work that an earlier agent ran for another profile.
+    ///
+    /// Its attempt is gone on with by whoever opens that profile; until then the lock alone does not
+    /// keep two switches apart. Only what systemd runs outlives its agent: the rest was ended.
+    pub(super) fn wait_for_others(&self) -> Result<(), ConvergeError> {
+        let Inner { place, journal, leave, .. } = &*self.inner;
+        if place.runner != Runner::Systemd {
+            return Ok(());
+        }
+        let may_be_at_work = |name: &ProfileName| match journal.read(name) {
+            Ok(profile) => profile.is_some_and(|it| it.attempt().is_some()),
+            Err(_) => true,
+        };
+        let mut others = journal.names()?;
+        others.retain(|other| *other != self.profile.name && may_be_at_work(other));
+        if others.is_empty() {
+            return Ok(());
+        }
+        match runtime()?.block_on(activate::wait_out(&others, leave)) {
+            Ok(()) => Ok(()),
+            Err(TransientError::Left) => Err(ConvergeError::Stopped),
+            Err(error) => Err(ConvergeError::Others(error)),
+        }
     }
 
     /// Ends what a dead process may have left: we have the lock, so nobody is at it.

@@ -54,7 +54,7 @@ fn a_switch_that_breaks_the_agent_is_undone_by_the_dead_man() {
 
     publish(&lab, "2", BREAK);
     let timer = broken(&host);
-    host.wake(&timer);
+    host.hasten(&timer);
     host.becomes("web", "rolled_back unconfirmed 1");
     assert_eq!((host.dead_men(), active(&host)), (vec![], "1".to_owned()));
     eventually("the agent is back", || {
@@ -91,7 +91,7 @@ fn a_machine_that_dies_in_such_a_switch_is_watched_again_after_its_next_boot() {
     host.machine.start();
     let [timer] = host.dead_men().try_into().unwrap();
     assert_eq!(timer, before, "the same attempt");
-    host.wake(&timer);
+    host.hasten(&timer);
     host.becomes("web", "rolled_back unconfirmed 1");
     assert_eq!(active(&host), "1");
 }

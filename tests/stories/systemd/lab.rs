@@ -195,11 +195,15 @@ impl HostMachine<'_> {
         listed.lines().filter_map(|line| Some(line.split_whitespace().next()?.to_owned())).collect()
     }
 
-    /// Does what such a timer does when its time has come.
-    pub(crate) fn wake(&self, timer: &str) {
+    /// Lets the time of such a timer come sooner: a second after it was armed.
+    pub(crate) fn hasten(&self, timer: &str) {
         let left = self.property(timer, "NextElapseUSecMonotonic");
         assert!(!left.is_empty() && left != "infinity", "it would come by itself: {left}");
-        self.machine.shell(&format!("systemctl start {}", timer.replace(".timer", ".service")));
+        self.machine.shell(&format!(
+            "mkdir -p /run/systemd/system/{timer}.d
+             printf '[Timer]\\nOnActiveSec=\\nOnActiveSec=1s\\n' >/run/systemd/system/{timer}.d/soon.conf
+             systemctl daemon-reload"
+        ));
     }
 
     /// Returns a property of a unit, such as `MainPID`.

@@ -105,6 +105,50 @@ fn a_program_outlives_the_daemon_and_is_waited_for_by_the_next_one() {
     assert!(kept.contains(r"version 3 says so\nand complains"), "{kept}");
 }
 
+/// Tells when it begins and ends, and waits for whoever holds it up.
+const SLOW: &str = r#"#!/bin/sh -e
+echo "$SHOAL_PROFILE $SHOAL_VERSION begins" >> /var/tmp/order
+while [ -e "/var/tmp/$SHOAL_PROFILE-wait" ]; do sleep 0.1; done
+echo "$SHOAL_PROFILE $SHOAL_VERSION ends" >> /var/tmp/order
+"#;
+
+#[test]
+fn nobody_switches_beside_a_program_whose_agent_died() {
+    let fleet = Fleet::new();
+    let lab = Lab::new(&fleet, &["db:exec:privileged", "web:exec:privileged"]);
+    let host = lab.host("host-1", 82);
+    host.start();
+    let publish = |profile: &str, version: &str| {
+        let files = [("bin/activate", SLOW)];
+        lab.publish_with(profile, version, &files, &["--activation", "exec"]);
+    };
+    for version in ["1", "2"] {
+        publish("db", version);
+        host.becomes("db", &format!("converged {version}"));
+    }
+    host.machine.shell("touch /var/tmp/web-wait; rm /var/tmp/order");
+    publish("web", "1");
+    let order = || host.machine.shell("cat /var/tmp/order 2>/dev/null || true");
+    eventually("web begins", || (order() == "web 1 begins").then_some(()));
+    host.machine.shell("systemctl kill --signal=KILL shoal-agent; systemctl stop shoal-agent");
+    assert_eq!(host.state("web"), "switching in_progress");
+
+    // Nobody holds the lock, and whoever takes it waits for the program all the same.
+    host.machine.shell(
+        "systemd-run --quiet --unit=back --setenv=RUST_LOG=info agent --verbose rollback db",
+    );
+    let said = || host.machine.shell("journalctl --quiet --unit=back --output=cat");
+    eventually("it waits", || said().contains("an earlier agent began").then_some(()));
+    assert_eq!(order(), "web 1 begins");
+    host.machine.shell("rm /var/tmp/web-wait");
+    let expected = "web 1 begins\nweb 1 ends\ndb 1 begins\ndb 1 ends";
+    eventually("db goes back", || (order() == expected).then_some(()));
+    host.start();
+    host.becomes("web", "converged 1");
+    host.becomes("db", "pinned pinned 1");
+    assert_eq!(order(), expected, "each ran once");
+}
+
 /// Says what it is, and whether it is well; what it leaves behind is not.
 const CHECK: &str = r#"#!/bin/sh
 {

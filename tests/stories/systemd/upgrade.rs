@@ -64,7 +64,7 @@ fn the_agent_upgrades_itself_and_one_that_crashes_is_brought_back_by_the_dead_ma
         (left && !host.dead_men().is_empty()).then_some(())
     });
     let [timer] = host.dead_men().try_into().unwrap();
-    host.wake(&timer);
+    host.hasten(&timer);
     host.becomes("agent", "rolled_back unconfirmed 2");
     eventually("the old one is back", || {
         (program(&host) == format!("{second}/bin/agent")).then_some(())

@@ -91,10 +91,10 @@ pub(crate) async fn run(
     stop: &CancellationToken,
 ) -> Result<String, TransientError> {
     let start = |problem| TransientError::Failed(Failed { problem, log: String::new() });
-    let mut watch = Watch { unit, manager: None, away: None, pause: PAUSES.0 };
+    let mut watch = Watch::new();
     let begun = Instant::now();
     loop {
-        let service = watch.look(stop).await?;
+        let service = watch.look(&unit.name, stop).await?;
         match service {
             None => {
                 exec::check_executable(command).map_err(|error| start(Problem::Start(error)))?;
@@ -112,7 +112,7 @@ pub(crate) async fn run(
                 }
             }
             Some(service) if unit.is(&service) => break,
-            Some(service) if service.is_ended() => watch.forget(&service).await?,
+            Some(service) if service.is_ended() => watch.forget(&unit.name, &service).await?,
             Some(service) if service.description.starts_with(OURS) => {
                 let manager = watch.manager().await?;
                 manager.run(Verb::Stop, [unit.name.as_str()]).await?;
@@ -126,7 +126,8 @@ pub(crate) async fn run(
             }
         }
     }
-    let service = watch.wait(stop).await?;
+    let service = watch.wait(&unit.name, stop).await?;
+    let service = service.ok_or_else(|| TransientError::Gone(unit.name.clone()))?;
     let problem = problem(&service, command);
     if problem.is_some() && watch.manager().await?.is_stopping().await? {
         // It was ended with everything else, which is no fault of its own.
@@ -137,7 +138,7 @@ pub(crate) async fn run(
         && leftovers == Leftovers::Stay
         && watch.manager().await?.has_processes(&unit.name).await?;
     if !stays {
-        watch.forget(&service).await?;
+        watch.forget(&unit.name, &service).await?;
     }
     match problem {
         None => Ok(log),
@@ -149,6 +150,22 @@ pub(crate) async fn run(
 pub(crate) async fn find(pattern: &str) -> Result<Vec<String>, ManagerError> {
     let states = Manager::of_host().await?.states(&[pattern]).await?;
     Ok(states.into_keys().collect())
+}
+
+/// Waits until nothing of ours is at work in units of these names.
+pub(crate) async fn wait_out(
+    patterns: &[&str],
+    stop: &CancellationToken,
+) -> Result<(), TransientError> {
+    let mut watch = Watch::new();
+    for name in watch.ask(stop, async |manager| manager.states(patterns).await).await?.into_keys() {
+        let Some(service) = watch.look(&name, stop).await? else { continue };
+        if service.description.starts_with(OURS) && !service.is_ended() {
+            tracing::info!(unit = name, "waits for a program that an earlier agent began");
+            watch.wait(&name, stop).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Ends what of ours is still at work in units of these names, unless `keep` wants them, and lets go
@@ -192,15 +209,18 @@ impl Unit {
     }
 }
 
-/// Looks at a unit again and again, also when the bus or systemd was away in between.
-struct Watch<'a> {
-    unit: &'a Unit,
+/// Looks at units again and again, also when the bus or systemd was away in between.
+struct Watch {
     manager: Option<Manager>,
     away: Option<Instant>,
     pause: Duration,
 }
 
-impl Watch<'_> {
+impl Watch {
+    const fn new() -> Self {
+        Self { manager: None, away: None, pause: PAUSES.0 }
+    }
+
     async fn manager(&mut self) -> Result<&Manager, ManagerError> {
         if self.manager.is_none() {
             self.manager = Some(Manager::of_host().await?);
@@ -208,39 +228,54 @@ impl Watch<'_> {
         self.manager.as_ref().ok_or(ManagerError::Gone)
     }
 
-    /// Returns the unit, once somebody is there to tell.
-    async fn look(&mut self, stop: &CancellationToken) -> Result<Option<Service>, TransientError> {
-        let name = self.unit.name.clone();
+    /// Returns a unit, once somebody is there to tell.
+    async fn look(
+        &mut self,
+        name: &str,
+        stop: &CancellationToken,
+    ) -> Result<Option<Service>, TransientError> {
+        self.ask(stop, async |manager| manager.service(name).await).await
+    }
+
+    /// Returns the answer to a question, once somebody is there to give it.
+    async fn ask<T>(
+        &mut self,
+        stop: &CancellationToken,
+        question: impl AsyncFn(&Manager) -> Result<T, ManagerError>,
+    ) -> Result<T, TransientError> {
         loop {
-            let looked = match self.manager().await {
-                Ok(manager) => manager.service(&name).await,
+            let answer = match self.manager().await {
+                Ok(manager) => question(manager).await,
                 Err(error) => Err(error),
             };
-            match looked {
-                Ok(service) => {
+            match answer {
+                Ok(answer) => {
                     self.away = None;
-                    return Ok(service);
+                    return Ok(answer);
                 }
                 Err(error) => {
                     self.manager = None;
                     if self.away.get_or_insert_with(Instant::now).elapsed() > AWAY {
                         return Err(error.into());
                     }
-                    tracing::debug!(unit = name, "cannot look: {}", chain(&error));
+                    tracing::debug!("cannot look at units: {}", chain(&error));
                     self.rest(stop).await?;
                 }
             }
         }
     }
 
-    /// Waits until the unit has ended.
-    async fn wait(&mut self, stop: &CancellationToken) -> Result<Service, TransientError> {
+    /// Waits until a unit has ended, or has gone.
+    async fn wait(
+        &mut self,
+        name: &str,
+        stop: &CancellationToken,
+    ) -> Result<Option<Service>, TransientError> {
         self.pause = PAUSES.0;
         loop {
-            match self.look(stop).await? {
-                None => return Err(TransientError::Gone(self.unit.name.clone())),
-                Some(service) if service.is_ended() => return Ok(service),
-                Some(_) => self.rest(stop).await?,
+            match self.look(name, stop).await? {
+                Some(service) if !service.is_ended() => self.rest(stop).await?,
+                ended => return Ok(ended),
             }
         }
     }
@@ -256,13 +291,12 @@ impl Watch<'_> {
     }
 
     /// Lets go of a unit that has ended: its name is free again.
-    async fn forget(&mut self, service: &Service) -> Result<(), TransientError> {
-        let name = self.unit.name.clone();
+    async fn forget(&mut self, name: &str, service: &Service) -> Result<(), TransientError> {
         let manager = self.manager().await?;
         if service.is_active() {
-            manager.run(Verb::Stop, [name.as_str()]).await?;
+            manager.run(Verb::Stop, [name]).await?;
         }
-        manager.reset_failed(&name).await;
+        manager.reset_failed(name).await;
         Ok(())
     }
 }
