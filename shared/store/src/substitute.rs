@@ -29,6 +29,7 @@ mod error;
 mod fetch;
 mod offer;
 mod plan;
+mod queue;
 mod share;
 mod unpinned;
 mod workers;
@@ -52,6 +53,8 @@ use crate::{
     local::{LocalStore, LocalStoreError, PathLocks, Step},
     lock::LockError,
 };
+
+use queue::Queue;
 
 pub use discover::{Discovered, discover};
 pub use error::{Cause, Fault, FaultCause, SubstituteError};
@@ -112,6 +115,9 @@ impl Default for Limits {
 #[derive(Debug)]
 struct Pace {
     connections: usize,
+    /// How many of them fetch the smallest paths first.
+    small: usize,
+    /// Threads for all but those.
     decoders: usize,
     /// Bytes that may wait for a decoder.
     waiting: usize,
@@ -124,13 +130,13 @@ impl Pace {
         // A decoder waits for its connection now and then; one more computes meanwhile.
         let decoders = limits.decoders.min(cores + 1);
         let connections = limits.connections.min(2 * decoders);
-        Self { connections, decoders, waiting: 1024 * 1024 }
+        Self { connections, small: 0, decoders, waiting: 1024 * 1024 }
     }
 
     /// Far ones take many connections that gather speed at the same time and rarely stand still.
     const fn far(limits: &Limits) -> Self {
         let Limits { connections, decoders, .. } = *limits;
-        Self { connections, decoders, waiting: 12 * 1024 * 1024 }
+        Self { connections, small: connections * 3 / 8, decoders, waiting: 12 * 1024 * 1024 }
     }
 }
 
@@ -376,28 +382,28 @@ async fn plan_again(
 /// end, so that nobody writes any more when this returns.
 async fn fetch_all(
     run: &fetch::Run,
-    queue: &[ClosureEntry<'_>],
+    missing: &[ClosureEntry<'_>],
 ) -> (Vec<PathInfo>, Option<SubstituteError>) {
-    let mut waiting = queue.iter();
-    let mut running = FuturesUnordered::new();
+    let (mut queue, mut running) = (Queue::new(missing), FuturesUnordered::new());
     let (mut arrived, mut failure) = (Vec::new(), None);
     loop {
-        while failure.is_none() && running.len() < run.connections() {
-            let Some(entry) = waiting.next() else { break };
-            running.push(run.fetch(*entry));
+        while failure.is_none() && running.len() < run.pace().connections.max(1) {
+            let Some((lane, entry)) = queue.take(run.pace()) else { break };
+            running.push(async move { (lane, run.fetch(*entry, lane).await) });
         }
         let next = tokio::select! {
             next = running.next() => next,
             () = run.widened() => continue,
         };
-        match next {
-            Some(Ok(info)) => arrived.push(info),
-            Some(Err(error)) => {
+        let Some((lane, fetched)) = next else { return (arrived, failure) };
+        queue.ended(lane);
+        match fetched {
+            Ok(info) => arrived.push(info),
+            Err(error) => {
                 run.cancel();
                 // What comes after the first failure follows from it.
                 failure.get_or_insert(error);
             }
-            None => return (arrived, failure),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::{
     Event, Fault, FaultCause, Limits, Observer, Pace, Sources, SubstituteError,
     ahead::{Load, Panicked, ReadAhead},
     offer::Offer,
+    queue::Lane,
     workers::Workers,
 };
 use crate::{
@@ -40,6 +41,8 @@ pub(super) struct Run {
     is_far: AtomicBool,
     widened: Notify,
     workers: Workers,
+    /// For the small lane, so that what is small never waits for what is large.
+    workers_for_small: Workers,
     memory: DecoderMemory,
     waiting: WaitingRoom,
     cancelled: CancellationToken,
@@ -77,13 +80,15 @@ impl Run {
         guard: Guard,
     ) -> Self {
         let (near, far) = (Pace::near(limits), Pace::far(limits));
+        let workers = Workers::new(near.decoders);
         let run = Self {
             store: Arc::clone(store),
             sources: sources.clone(),
             observer: Arc::clone(observer),
             locks,
             guard: Arc::new(guard),
-            workers: Workers::new(near.decoders),
+            workers_for_small: workers.beside(),
+            workers,
             memory: DecoderMemory::new(limits.decoder_memory),
             waiting: WaitingRoom::new(near.waiting),
             near,
@@ -102,15 +107,15 @@ impl Run {
         if cache.is_far() && !self.is_far.swap(true, Ordering::Relaxed) {
             let Self { near, far, .. } = self;
             self.workers.add(far.decoders.saturating_sub(near.decoders));
+            self.workers_for_small.add(1);
             self.waiting.widen(far.waiting.saturating_sub(near.waiting));
             self.widened.notify_one();
         }
     }
 
-    /// Returns how many downloads there may be now, at least one.
-    pub(super) fn connections(&self) -> usize {
-        let pace = if self.is_far.load(Ordering::Relaxed) { &self.far } else { &self.near };
-        pace.connections.max(1)
+    /// Returns how much may be under way now.
+    pub(super) fn pace(&self) -> &Pace {
+        if self.is_far.load(Ordering::Relaxed) { &self.far } else { &self.near }
     }
 
     /// Waits until there may be more downloads than before.
@@ -129,11 +134,15 @@ impl Run {
     }
 
     /// Fetches one path from the first cache that delivers it.
-    pub(super) async fn fetch(&self, entry: ClosureEntry<'_>) -> Result<PathInfo, SubstituteError> {
+    pub(super) async fn fetch(
+        &self,
+        entry: ClosureEntry<'_>,
+        lane: Lane,
+    ) -> Result<PathInfo, SubstituteError> {
         let mut faults = Vec::new();
         let mut candidates = Candidates::new(&self.sources.caches);
         while let Some(asked) = candidates.next() {
-            let cause = match self.fetch_from(&asked.cache, &entry).await {
+            let cause = match self.fetch_from(&asked.cache, &entry, lane).await {
                 Ok(info) => {
                     asked.went(Verdict::Delivered);
                     let cache = asked.cache.name();
@@ -168,13 +177,14 @@ impl Run {
         &self,
         cache: &BinaryCache,
         entry: &ClosureEntry<'_>,
+        lane: Lane,
     ) -> Result<PathInfo, Failure> {
         let (hints, trusted) = (&self.sources.hints, &self.sources.trusted);
         let hinted = Offer::from_hints(entry, hints, cache.name(), trusted);
         let mut tried = None;
         if let Some(offer) = hinted {
             let file = (offer.url.clone(), offer.compression);
-            match self.take(cache, offer).await {
+            match self.take(cache, offer, lane).await {
                 Err(Failure::Cache(cause)) if !self.cancelled.is_cancelled() => {
                     tracing::debug!(path = %entry.path(), %cause, "a hint led nowhere");
                     tried = Some((file, cause));
@@ -192,12 +202,17 @@ impl Run {
             {
                 Err(cause.into())
             }
-            _ => self.take(cache, offer).await,
+            _ => self.take(cache, offer, lane).await,
         }
     }
 
     /// Downloads and imports what is offered.
-    async fn take(&self, cache: &BinaryCache, offer: Offer) -> Result<PathInfo, Failure> {
+    async fn take(
+        &self,
+        cache: &BinaryCache,
+        offer: Offer,
+        lane: Lane,
+    ) -> Result<PathInfo, Failure> {
         let Offer { info, url, compression } = offer;
         let mut start = 1;
         loop {
@@ -220,7 +235,7 @@ impl Run {
                 load: self.workers.load().clone(),
                 cancelled: self.cancelled.child_token(),
             };
-            let error = match self.import(import, body).await? {
+            let error = match self.import(import, body, lane).await? {
                 Ok(()) => return Ok(info),
                 Err(error) => error,
             };
@@ -243,12 +258,17 @@ impl Run {
         &self,
         import: Import,
         body: NarBody,
+        lane: Lane,
     ) -> Result<Result<(), ImportError>, SubstituteError> {
         let (reader, pump) = body.split(&self.waiting);
         let (store, locks) = (Arc::clone(&self.store), Arc::clone(&self.locks));
         let guard = Arc::clone(&self.guard);
         let cancelled = import.cancelled.clone();
-        let work = self.workers.run(move || import.run(&store, &locks, &guard, reader));
+        let workers = match lane {
+            Lane::Large => &self.workers,
+            Lane::Small => &self.workers_for_small,
+        };
+        let work = workers.run(move || import.run(&store, &locks, &guard, reader));
         let pump = async {
             tokio::select! {
                 () = pump.run() => {}

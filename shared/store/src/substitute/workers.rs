@@ -22,11 +22,20 @@ pub(super) struct Workers {
 impl Workers {
     /// Starts so many threads, at least one, that belong to the runtime.
     pub(super) fn new(count: usize) -> Self {
-        let (jobs, waiting) = mpsc::channel::<Job>();
-        let waiting = Arc::new(Mutex::new(waiting));
-        let workers = Self { jobs, waiting, load: Load::of_this_machine() };
+        let workers = Self::idle(Load::of_this_machine());
         workers.add(count.max(1));
         workers
+    }
+
+    /// Makes others that count as load together with these; they have no thread before they are
+    /// given one.
+    pub(super) fn beside(&self) -> Self {
+        Self::idle(self.load.clone())
+    }
+
+    fn idle(load: Load) -> Self {
+        let (jobs, waiting) = mpsc::channel::<Job>();
+        Self { jobs, waiting: Arc::new(Mutex::new(waiting)), load }
     }
 
     /// Starts so many threads more.
