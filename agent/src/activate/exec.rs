@@ -294,14 +294,26 @@ mod tests {
         assert!(failed.log.len() <= MAX_LOG);
     }
 
+    /// Waits until a process has taken the signal that ends it: when its turn comes.
+    async fn ends(pid: &str) {
+        let stat = format!("/proc/{}/stat", pid.trim());
+        let begun = std::time::Instant::now();
+        loop {
+            let state = std::fs::read_to_string(&stat).unwrap_or_default();
+            if state.is_empty() || state.contains(") Z ") {
+                return;
+            }
+            assert!(begun.elapsed() < LONG, "{state}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     #[tokio::test]
     async fn a_program_that_does_not_end_is_ended_with_all_it_started() {
         let script = "sleep 1000 & echo $!; wait";
         let failed = run_script(script, Duration::from_millis(300)).await.unwrap_err();
         assert!(matches!(failed.problem, Problem::Timeout(_)));
-        let pid: i32 = failed.log.trim().parse().unwrap();
-        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z "), "{state}");
+        ends(&failed.log).await;
     }
 
     #[tokio::test]
@@ -344,19 +356,7 @@ mod tests {
             }
             drop(running);
             let sleeper = std::fs::read_to_string(&pid).unwrap();
-            // The kernel takes its time, above all on a machine that is busy.
-            let stat = format!("/proc/{}/stat", sleeper.trim());
-            let is_there = || {
-                let state = std::fs::read_to_string(&stat).unwrap_or_default();
-                !state.is_empty() && !state.contains(") Z ")
-            };
-            for _ in 0..6000 {
-                if !is_there() {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            assert!(!is_there(), "{script:?}", script = command.arguments);
+            ends(&sleeper).await;
             std::fs::remove_file(&pid).unwrap();
             assert_eq!(std::fs::read_dir(folder.path().join("running")).unwrap().count(), 0);
         }

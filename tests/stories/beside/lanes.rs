@@ -114,7 +114,7 @@ enum What {
 impl Told {
     /// Returns the paths whose rows `nix-store --verify` removed.
     pub(super) fn forgotten(&self) -> BTreeSet<String> {
-        self.quoted("path ", " disappeared, removing from database")
+        self.quoted("path ", " disappeared, removing from database...")
     }
 
     /// Returns the paths that the collector of Nix deleted.
@@ -129,8 +129,8 @@ impl Told {
             What::Began(..) | What::Ended(_) => None,
         });
         let quoted = said.filter_map(|line| {
-            let path = line.strip_prefix(start)?.strip_suffix(end)?;
-            Some(path.strip_prefix('\'')?.strip_suffix('\'')?.to_owned())
+            let (path, rest) = line.strip_prefix(start)?.strip_prefix('\'')?.split_once('\'')?;
+            (rest == end).then(|| path.to_owned())
         });
         quoted.collect()
     }
@@ -243,6 +243,21 @@ pub(super) fn run_all(number: u32, lanes: Vec<Lane>) -> Told {
         eprintln!("round {number}: as usual, Nix says: {}", fault.complaints.join("; "));
     }
     told
+}
+
+#[test]
+fn what_real_nix_says_that_it_lost_is_understood() {
+    let said = [
+        "path '/nix/store/h9baxsdv6gia78aivgnyb5zjm4jc4glx-a' disappeared, removing from database...",
+        "path '/nix/store/64a34py63qql47bapaxdwmm076nywda8-b' disappeared, but it still has valid referrers!",
+        "deleting '/nix/store/pj1fhhzihd1asha4ygnflnw9x453h4s6-c'",
+    ];
+    let line =
+        |text: &str| Line { at: Duration::ZERO, lane: "", what: What::Said(text.to_owned()) };
+    let told = Told { lines: said.map(line).into(), gave_up: false };
+    let only = |path: &str| BTreeSet::from([path.to_owned()]);
+    assert_eq!(told.forgotten(), only("/nix/store/h9baxsdv6gia78aivgnyb5zjm4jc4glx-a"));
+    assert_eq!(told.deleted(), only("/nix/store/pj1fhhzihd1asha4ygnflnw9x453h4s6-c"));
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
