@@ -16,6 +16,10 @@ mod cache;
 mod closure_index;
 mod completions;
 mod config;
+mod diff;
+mod doctor;
+#[cfg(test)]
+mod examples;
 mod group;
 mod history;
 mod host;
@@ -23,9 +27,12 @@ mod hosts;
 mod init;
 mod key;
 mod manifest;
+mod near;
 mod publish;
 mod recover;
 mod serve;
+mod shown;
+mod status;
 mod team;
 mod trust;
 mod verify;
@@ -101,9 +108,11 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Manifest(manifest::Command),
     Verify(verify::Args),
-    #[command(subcommand)]
-    Host(host::Command),
+    Doctor(doctor::Args),
+    Host(host::Args),
+    Status(status::Args),
     Hosts(hosts::Args),
+    Diff(diff::Args),
     History(history::Args),
     #[command(subcommand)]
     Audit(audit::Command),
@@ -186,9 +195,12 @@ async fn dispatch(command: Command, context: &Context<'_>) -> Result<(), Problem
         Command::Publish(command) => publish::run(command, context).await,
         Command::Manifest(command) => manifest::run(command, context).await,
         Command::Verify(args) => verify::run(args, context).await,
-        Command::Host(command) => host::run(command, context).await,
+        Command::Host(args) => host::run(args, context).await,
+        Command::Status(args) => status::run(&args, context).await,
         Command::Hosts(args) => hosts::run(args, context).await,
+        Command::Diff(args) => diff::run(args, context).await,
         Command::History(args) => history::run(args, context).await,
+        Command::Doctor(args) => doctor::run(&args, context).await,
         Command::Audit(command) => audit::run(command, context).await,
         Command::Backup(args) => backup::backup(args, context).await,
         Command::Restore(args) => backup::restore(args, context).await,

@@ -8,10 +8,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use jiff::{Timestamp, fmt::rfc2822};
 use reqwest::{RequestBuilder, Response, StatusCode, header, multipart::Form, redirect};
 use serde::de::DeserializeOwned;
 use shared::{
-    api::PublishReceipt,
+    api::{Page, PublishReceipt},
     problem::{Kind, Problem},
 };
 use store::net::{
@@ -20,8 +21,12 @@ use store::net::{
 };
 use url::Url;
 
+use crate::{config::Settings, trusted_realm};
+
 /// The longest answer of the API that is read.
 const MAX_ANSWER: u64 = 16 * 1024 * 1024;
+/// How many items of a list are asked for at once.
+const PAGE: usize = 500;
 
 /// Why a published file could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +113,15 @@ impl Source {
     }
 }
 
+/// What a server answers, whether it is good or not.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) status: StatusCode,
+    /// When that was, by the server's clock.
+    pub(crate) date: Option<Timestamp>,
+    pub(crate) text: String,
+}
+
 /// A client of one realm of one registry.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
@@ -117,6 +131,15 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// Prepares to speak with the registry and realm of these settings.
+    ///
+    /// # Errors
+    /// When the realm has no name, or TLS cannot be set up.
+    pub(crate) fn of(settings: &Settings) -> Result<Self, Problem> {
+        let realm = trusted_realm::realm_name(settings)?;
+        Self::new(&settings.registry.value, realm.as_str())
+    }
+
     /// Prepares to speak with the registry at `base`, a URL without a slash at its end.
     ///
     /// # Errors
@@ -138,18 +161,61 @@ impl Client {
         Ok(Self { http, base: base.to_owned(), realm: realm.to_owned() })
     }
 
-    /// Asks the API of the realm for a list: `path` is relative to `/api/v1/realms/<realm>/`.
+    /// Asks the API of the realm: `path` is relative to `/api/v1/realms/<realm>/`.
     ///
     /// # Errors
     /// The problem that the registry tells, or why there is no answer.
-    pub(crate) async fn list<T: DeserializeOwned>(
+    pub(crate) async fn get<T: DeserializeOwned>(
         &self,
         path: &str,
         query: &[(&str, String)],
     ) -> Result<T, Problem> {
         let mut url = self.url(path)?;
-        url.query_pairs_mut().extend_pairs(query);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
         self.answer(self.http.get(url)).await
+    }
+
+    /// Asks for a list, page by page, until it ends or has `most` items.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub(crate) async fn pages<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        most: usize,
+    ) -> Result<Page<T>, Problem> {
+        let mut items = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let limit = PAGE.min(most.saturating_sub(items.len()));
+            let mut asked = query.to_vec();
+            asked.push(("limit", limit.to_string()));
+            asked.extend(cursor.map(|cursor| ("cursor", cursor)));
+            // A page may be empty, and yet not the last.
+            let page: Page<T> = self.get(path, &asked).await?;
+            items.extend(page.items);
+            if page.next_cursor.is_none() || items.len() >= most {
+                return Ok(Page { items, ..page });
+            }
+            cursor = page.next_cursor;
+        }
+    }
+
+    /// Asks the server itself, apart from any realm; whatever it answers is an answer.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) async fn ask(&self, path: &str) -> Result<Told, Problem> {
+        let sent = self.http.get(format!("{}/{path}", self.base)).send().await;
+        let response = sent.map_err(|error| self.unreachable(error).problem())?;
+        let date = response.headers().get(header::DATE).and_then(|date| date.to_str().ok());
+        let date = date.and_then(|date| rfc2822::parse(date).ok()).map(|date| date.timestamp());
+        let status = response.status();
+        let text = body(response, path, MAX_ANSWER).await.map_err(|error| error.problem())?;
+        Ok(Told { status, date, text: String::from_utf8_lossy(&text).into_owned() })
     }
 
     /// Publishes a version of a role, which must follow on version `over` or be the first.

@@ -1,10 +1,14 @@
 //! The one place that prints: data on stdout, talk on stderr.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::{
+    borrow::Cow,
+    io::{self, BufRead as _, IsTerminal as _, Write as _},
+};
 
 use anstream::ColorChoice;
 use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::OwoColorize as _;
+use serde::Serialize;
 use serde_json::{Value, json};
 use shared::{
     human,
@@ -72,7 +76,10 @@ impl Output {
     /// Prints the answer: `text` for a person, or `json` in one line.
     pub(crate) fn data(&self, text: &str, json: &Value) -> Result<(), Problem> {
         match self.format {
-            Format::Text => write_all(anstream::stdout(), text.as_bytes()),
+            Format::Text => {
+                let text = fit(text, io::stdout().is_terminal());
+                write_all(anstream::stdout(), text.as_bytes())
+            }
             Format::Json => write_all(
                 anstream::stdout(),
                 format!("{}\n", human::plain_json(&json.to_string())).as_bytes(),
@@ -101,16 +108,12 @@ impl Output {
                 talk(&format!("{}: {rest}\n", first.red().bold()));
             }
             Format::Json => {
-                let mut json = json!({
+                let json = json!({
                     "schema": "problem.v1",
                     "exit_code": problem.kind.exit_code(),
                     "rendered": rendered,
                 });
-                if let (Value::Object(json), Ok(Value::Object(fields))) =
-                    (&mut json, serde_json::to_value(problem))
-                {
-                    json.extend(fields);
-                }
+                let json = joined(problem, json);
                 talk(&format!("{json}\n"));
             }
         }
@@ -181,6 +184,15 @@ pub(crate) fn start_logging(global: &Global, normal: tracing::Level) {
     if global.json { log.json().init() } else { log.init() }
 }
 
+/// Returns an answer as JSON, with these members beside its own.
+pub(crate) fn joined(answer: &impl Serialize, more: Value) -> Value {
+    let mut json = serde_json::to_value(answer).unwrap_or_default();
+    if let (Value::Object(json), Value::Object(more)) = (&mut json, more) {
+        json.extend(more);
+    }
+    json
+}
+
 fn nobody_to_ask(question: &str, instead: &str) -> Problem {
     Problem::new(Kind::Usage, "no_input", format!("cannot ask `{question}`"))
         .because("this is not a terminal, or --no-input is given")
@@ -199,7 +211,16 @@ fn write_all(mut stream: impl io::Write, bytes: &[u8]) -> Result<(), Problem> {
 
 /// Writes to stderr; when even that fails there is nobody left to tell.
 fn talk(text: &str) {
+    let text = fit(text, io::stderr().is_terminal());
     let _nobody_listens = anstream::stderr().write_all(text.as_bytes());
+}
+
+/// Leaves out the glyphs that a terminal would not show.
+fn fit(text: &str, is_terminal: bool) -> Cow<'_, str> {
+    if !is_terminal || human::shows_glyphs(|name| std::env::var(name).ok()) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(human::ascii(text))
 }
 
 #[cfg(test)]

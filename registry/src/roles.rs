@@ -19,7 +19,7 @@ use crate::{
     config::Settings,
     keys::KeyFolder,
     signer::{self, PassphraseArgs},
-    trusted_realm::{self, TrustedRealm},
+    trusted_realm::TrustedRealm,
 };
 
 /// How long a version of `targets` lasts, in days.
@@ -241,8 +241,7 @@ fn advance(header: &mut Header, now: Timestamp, days: i64) -> Result<(), Problem
 /// # Errors
 /// When it cannot be reached or believed.
 pub(crate) async fn open_to_sign(settings: &Settings) -> Result<(TrustedRealm, Client), Problem> {
-    let name = trusted_realm::realm_name(settings)?;
-    let client = Client::new(&settings.registry.value, name.as_str())?;
+    let client = Client::of(settings)?;
     let realm = TrustedRealm::open_to_sign(settings, Source::Http(client.clone())).await?;
     Ok((realm, client))
 }
@@ -252,8 +251,7 @@ pub(crate) async fn open_to_sign(settings: &Settings) -> Result<(TrustedRealm, C
 /// # Errors
 /// When it cannot be reached or believed.
 pub(crate) async fn open(settings: &Settings) -> Result<(TrustedRealm, Client), Problem> {
-    let name = trusted_realm::realm_name(settings)?;
-    let client = Client::new(&settings.registry.value, name.as_str())?;
+    let client = Client::of(settings)?;
     let realm = TrustedRealm::open(settings, Source::Http(client.clone())).await?;
     Ok((realm, client))
 }

@@ -163,6 +163,41 @@ fn redact_value(line: &str) -> String {
     }
 }
 
+/// Writes a text of ours for a terminal that shows ASCII alone: one letter for each of our glyphs, so
+/// that columns stay straight, and `?` for what others wrote.
+#[must_use]
+pub fn ascii(text: &str) -> String {
+    let letter = |glyph: char| match glyph {
+        '‼' | '⏻' => '!',
+        '✗' => 'x',
+        '✓' => '+',
+        '↩' => '<',
+        '⏸' | '‖' => '|',
+        '◔' => 'o',
+        '↻' => '~',
+        '⇣' => 'v',
+        '…' => '.',
+        '→' => '>',
+        '·' | '–' => '-',
+        '│' => '|',
+        plain if plain.is_ascii() => plain,
+        _ => '?',
+    };
+    text.chars().map(letter).collect()
+}
+
+/// Says whether a terminal shows more than ASCII, by what the environment says of its language: the
+/// first of `LC_ALL`, `LC_CTYPE` and `LANG` that says anything decides, as POSIX has it.
+#[must_use]
+pub fn shows_glyphs(environment: impl Fn(&str) -> Option<String>) -> bool {
+    let told = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .into_iter()
+        .find_map(|name| environment(name).filter(|value| !value.is_empty()));
+    let told = told.unwrap_or_default().to_ascii_lowercase();
+    (told.contains("utf-8") || told.contains("utf8"))
+        && environment("TERM").is_none_or(|term| term != "dumb")
+}
+
 /// Writes how long ago `then` was, such as `12s ago`; a time to come is `now`.
 #[must_use]
 pub fn ago(then: Timestamp, now: Timestamp) -> String {
@@ -180,6 +215,7 @@ pub fn count(number: usize, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state_word::StateWord;
 
     #[test]
     fn passwords_in_addresses_are_not_repeated() {
@@ -256,6 +292,23 @@ mod tests {
         ] {
             assert_eq!(span(SignedDuration::from_secs(seconds)), text);
         }
+    }
+
+    #[test]
+    fn a_terminal_without_glyphs_gets_a_letter_for_each() {
+        assert_eq!(ascii("↩R rolled_back  40 → 42 · ✓ é"), "<R rolled_back  40 > 42 - + ?");
+        for state in StateWord::ALL {
+            assert!(ascii(&state.glyph().to_string()).is_ascii());
+            assert!(state.glyph() == '?' || ascii(&state.glyph().to_string()) != "?", "{state}");
+        }
+        let shows = |set: &[(&str, &str)]| {
+            shows_glyphs(|name| set.iter().find(|it| it.0 == name).map(|it| it.1.to_owned()))
+        };
+        assert!(shows(&[("LANG", "de_DE.UTF-8")]));
+        assert!(shows(&[("LC_ALL", ""), ("LC_CTYPE", "C.utf8"), ("LANG", "C")]));
+        assert!(!shows(&[("LC_ALL", "C"), ("LANG", "de_DE.UTF-8")]));
+        assert!(!shows(&[("LANG", "C.UTF-8"), ("TERM", "dumb")]));
+        assert!(!shows(&[]));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod certificate;
 pub mod closure;
 pub mod diff;
 pub mod feature;
+pub mod finding;
 pub mod health;
 pub mod hints;
 pub mod human;

@@ -42,6 +42,8 @@ mod network;
 #[cfg(test)]
 mod nixos;
 #[cfg(test)]
+mod operators;
+#[cfg(test)]
 mod power;
 #[cfg(test)]
 mod publish;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
-use owo_colors::OwoColorize as _;
 use serde::Serialize;
+use shared::finding::{self, Finding, Level};
 use shared::human;
 use shared::problem::{Kind, Problem, chain};
 use shared::state_word::StateWord;
@@ -34,42 +34,12 @@ const BEHIND: SignedDuration = SignedDuration::from_mins(5);
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {}
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Level {
-    Ok,
-    Warning,
-    Error,
-}
-
-#[derive(Debug, Serialize)]
-struct Finding {
-    level: Level,
-    /// What was looked at.
-    subject: String,
-    /// What was found.
-    text: String,
-    /// The next command.
-    next: Option<String>,
-}
-
 #[derive(Serialize)]
 struct Shown {
     schema: &'static str,
     errors: usize,
     warnings: usize,
     findings: Vec<Finding>,
-}
-
-impl Finding {
-    fn new(level: Level, subject: impl Into<String>, text: impl Into<String>) -> Self {
-        let text = human::redact(&human::plain(&text.into()));
-        Self { level, subject: subject.into(), text, next: None }
-    }
-
-    fn next(self, command: impl Into<String>) -> Self {
-        Self { next: Some(command.into()), ..self }
-    }
 }
 
 /// Looks at everything.
@@ -87,13 +57,13 @@ pub(crate) async fn run(_args: DoctorArgs, context: &Context) -> Result<(), Prob
     findings.push(store(&host));
     findings.push(enrolment(&host));
     findings.extend(profiles(&status));
-    let count = |level| findings.iter().filter(|finding| finding.level == level).count();
+    let count = |level| finding::count(&findings, level);
     let (errors, warnings) = (count(Level::Error), count(Level::Warning));
     if context.output.is_json() {
         let schema = "doctor.v1";
         context.output.json(&Shown { schema, errors, warnings, findings })?;
     } else {
-        context.output.data(text(&findings).trim_end())?;
+        context.output.data(finding::render(&findings).trim_end())?;
     }
     if errors == 0 {
         return Ok(());
@@ -223,28 +193,6 @@ fn profiles(status: &Status) -> Vec<Finding> {
     status.profiles.iter().map(finding).collect()
 }
 
-fn text(findings: &[Finding]) -> String {
-    let width = findings.iter().map(|finding| finding.subject.len()).max().unwrap_or(0);
-    let mut text = String::new();
-    for Finding { level, subject, text: found, next } in findings {
-        let mark = match level {
-            Level::Ok => "✓".green().to_string(),
-            Level::Warning => "!".yellow().to_string(),
-            Level::Error => "✗".red().to_string(),
-        };
-        text.push_str(&format!("{mark} {subject:<width$}  {found}\n"));
-        if let (Level::Warning | Level::Error, Some(next)) = (level, next) {
-            text.push_str(&format!("  {:<width$}  next: {next}\n", ""));
-        }
-    }
-    let count = |level| findings.iter().filter(|finding| finding.level == level).count();
-    let (errors, warnings) = (count(Level::Error), count(Level::Warning));
-    let told =
-        format!("{}, {}\n", human::count(errors, "error"), human::count(warnings, "warning"));
-    text.push_str(&told);
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
@@ -274,7 +222,7 @@ mod tests {
             Finding::new(Level::Error, "profile webshop", "rolled_back: front: answered 502 twice")
                 .next("agent retry webshop"),
         ];
-        let shown = anstream::adapter::strip_str(&text(&findings)).to_string();
+        let shown = anstream::adapter::strip_str(&finding::render(&findings)).to_string();
         expect![[r#"
             ✓ clock            somebody keeps it right
             ✓ trust            root version 3; valid for 91d

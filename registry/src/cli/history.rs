@@ -22,12 +22,11 @@ pub(crate) struct Args {
 
 /// Prints the list.
 pub(crate) async fn run(args: Args, context: &Context<'_>) -> Result<(), Problem> {
-    let realm = crate::trusted_realm::realm_name(&context.settings)?;
-    let client = Client::new(&context.settings.registry.value, realm.as_str())?;
+    let client = Client::of(&context.settings)?;
     let last = args.target.profile().map_or(shared::id::POLICY, |profile| profile.as_str());
     let query = [("profile", last.to_owned()), ("limit", args.limit.to_string())];
     let path = format!("groups/{}/history", args.target.group());
-    let page: Page<Publication> = client.list(&path, &query).await?;
+    let page: Page<Publication> = client.get(&path, &query).await?;
     let rows: Vec<[String; 6]> = page.items.iter().map(row).collect();
     let text = if rows.is_empty() {
         context.output.say(&format!("Nothing was published as {} yet.", args.target));

@@ -13,6 +13,10 @@ use shared::{
     time::Time,
 };
 
+mod look;
+
+use look::Look;
+
 use super::Context;
 use crate::{
     db::{
@@ -30,12 +34,21 @@ const PAGE: usize = 500;
 /// Attempts that are shown.
 const ATTEMPTS: usize = 20;
 
-/// Let hosts in, see who is in, shut them out
+/// Look at one host; let hosts in, see who is in, shut them out
 ///
-/// Runs where the server's folder is: whoever can write there says whose reports count. What hosts
-/// run is not decided here.
+/// A host is looked at from anywhere. The commands run where the server's folder is: whoever can
+/// write there says whose reports count. What hosts run is not decided here.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    look: Look,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
 #[derive(Debug, clap::Subcommand)]
-pub(crate) enum Command {
+enum Command {
     EnrollToken(EnrollToken),
     List(List),
     Show(Show),
@@ -68,7 +81,7 @@ pub(crate) struct List {
     place: Place,
 }
 
-/// Show one host: who it is, what it last said, what became of its attempts
+/// Show what the server's folder has of a host: its standing, its last report, its attempts
 #[derive(Debug, clap::Args)]
 pub(crate) struct Show {
     /// Its name, or its id for one that another has replaced
@@ -118,13 +131,17 @@ impl Place {
     }
 }
 
-/// Runs one of the commands.
-pub(crate) async fn run(command: Command, context: &Context<'_>) -> Result<(), Problem> {
-    match command {
-        Command::EnrollToken(args) => enroll_token(args, context).await,
-        Command::List(args) => list(&args, context).await,
-        Command::Show(args) => show(&args, context).await,
-        Command::Revoke(args) => revoke(args, context).await,
+/// Runs one of the commands, or shows a host.
+pub(crate) async fn run(args: Args, context: &Context<'_>) -> Result<(), Problem> {
+    match (args.command, &args.look.host) {
+        (Some(Command::EnrollToken(args)), _) => enroll_token(args, context).await,
+        (Some(Command::List(args)), _) => list(&args, context).await,
+        (Some(Command::Show(args)), _) => show(&args, context).await,
+        (Some(Command::Revoke(args)), _) => revoke(args, context).await,
+        (None, Some(host)) => look::run(&args.look, host, context).await,
+        (None, None) => Err(Problem::new(Kind::Usage, "usage", "no host is named")
+            .leaves("nothing changed")
+            .next("registry hosts")),
     }
 }
 
@@ -338,7 +355,8 @@ fn now() -> Time {
     Time::of(Timestamp::now())
 }
 
-fn label(text: &str) -> Result<(LabelName, LabelValue), String> {
+/// Reads a label as people write it.
+pub(super) fn label(text: &str) -> Result<(LabelName, LabelValue), String> {
     let (name, value) = text.split_once('=').ok_or("a label is written NAME=VALUE")?;
     let name = name.parse().map_err(|error: shared::id::IdError| error.to_string())?;
     Ok((name, value.parse().map_err(|error: shared::id::IdError| error.to_string())?))

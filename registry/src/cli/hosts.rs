@@ -1,58 +1,122 @@
 //! `registry hosts`: what each host last said of itself.
 
+use std::collections::BTreeSet;
+
+use clap::ValueEnum;
 use jiff::Timestamp;
-use owo_colors::OwoColorize as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::{
-    api::{HostCounts, HostSummary, Page},
+    api::{HostCounts, HostSummary},
     human,
-    id::GroupName,
+    id::{GroupName, LabelName, LabelValue},
     problem::Problem,
     report::ProfileReport,
     state_word::StateWord,
     time::Time,
 };
 
-use super::Context;
+use super::{Context, host::label, near, shown};
 use crate::{client::Client, table};
 
-const HEADING: [&str; 7] = ["HOST", "PROFILE", "STATE", "VERSION", "SINCE", "SEEN", "WHY"];
-/// How many hosts are asked for at once.
-const PAGE: u32 = 500;
+const HEADING: [&str; 7] = ["HOST", "PROFILE", "STATE", "VERSION", "SINCE", "SEEN", "REASON"];
 
 /// List hosts and the state of their profiles, as they last reported it
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only hosts of this group
-    group: Option<GroupName>,
-    /// Only profiles in one of these states; with `!` in front, in none of them
-    #[arg(long, value_name = "STATE", value_delimiter = ',')]
-    state: Vec<Filter>,
+    #[command(flatten)]
+    filter: Filter,
+    /// In which order
+    #[arg(long, value_name = "ORDER", default_value = "name")]
+    sort: Sort,
+    /// The most hosts that are shown
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
     /// Only how many hosts there are in each state
-    #[arg(long, conflicts_with = "state")]
+    #[arg(long, conflicts_with_all = ["state", "label", "begin", "sort", "limit"])]
     counts: bool,
+}
+
+/// Which hosts are meant; the registry finds them, so that a large fleet is not sent for a few.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct Filter {
+    /// Only hosts of this group
+    pub(super) group: Option<GroupName>,
+    /// Only hosts in one of these states, which is that of their worst profile; with `!` in front,
+    /// in none of them
+    #[arg(long, value_name = "STATE", value_delimiter = ',')]
+    state: Vec<Choice>,
+    /// Only hosts with this label
+    #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
+    label: Option<(LabelName, LabelValue)>,
+    /// Only hosts whose names begin so
+    #[arg(long = "name", id = "begin", value_name = "BEGINNING")]
+    begin: Option<String>,
+}
+
+/// In which order hosts are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Sort {
+    /// By name
+    Name,
+    /// The worst state first
+    State,
+    /// Who has been silent for longest first
+    Seen,
 }
 
 /// A state, or `!` and a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Filter {
+pub(super) enum Choice {
     Is(StateWord),
     IsNot(StateWord),
 }
 
-impl std::str::FromStr for Filter {
+impl std::str::FromStr for Choice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (word, filter): (_, fn(StateWord) -> Self) = match text.strip_prefix('!') {
+        let (word, choice): (_, fn(StateWord) -> Self) = match text.strip_prefix('!') {
             Some(word) => (word, Self::IsNot),
             None => (text, Self::Is),
         };
-        let known = StateWord::ALL.into_iter().find(|state| state.word() == word);
-        known.map(filter).ok_or_else(|| {
+        word.parse().map(choice).map_err(|_| {
             let words: Vec<&str> = StateWord::ALL.iter().map(|state| state.word()).collect();
             format!("expected one of {}", words.join(", "))
         })
+    }
+}
+
+impl Filter {
+    /// Returns the states that are meant; none where all are.
+    fn states(&self) -> Option<BTreeSet<StateWord>> {
+        if self.state.is_empty() {
+            return None;
+        }
+        let keeps = |state: &StateWord| {
+            let wanted = self.state.contains(&Choice::Is(*state));
+            let unwanted = self.state.contains(&Choice::IsNot(*state));
+            let any_wanted = self.state.iter().any(|choice| matches!(choice, Choice::Is(_)));
+            !unwanted && (wanted || !any_wanted)
+        };
+        Some(StateWord::ALL.into_iter().filter(keeps).collect())
+    }
+
+    /// Returns it as the API asks for it.
+    fn query(&self) -> Vec<(&'static str, String)> {
+        let words = |states: BTreeSet<StateWord>| {
+            states.iter().map(StateWord::to_string).collect::<Vec<_>>().join(",")
+        };
+        let query = [
+            ("group", self.group.as_ref().map(ToString::to_string)),
+            ("state", self.states().map(words)),
+            ("label", self.label.as_ref().map(|(name, value)| format!("{name}:{value}"))),
+            ("q", self.begin.clone()),
+        ];
+        query.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+
+    fn asks_for_all(&self) -> bool {
+        self.state.is_empty() && self.label.is_none() && self.begin.is_none()
     }
 }
 
@@ -65,60 +129,56 @@ struct Line<'a> {
 
 impl Line<'_> {
     /// The registry's `stale` outranks whatever an old report says.
+    fn own(&self) -> Option<&ProfileReport> {
+        self.profile.filter(|_| self.host.state != StateWord::Stale)
+    }
+
     fn state(&self) -> StateWord {
-        match self.profile {
-            Some(profile) if self.host.state != StateWord::Stale => profile.state,
-            Some(_) | None => self.host.state,
-        }
+        self.own().map_or(self.host.state, |profile| profile.state)
+    }
+
+    fn since(&self) -> Option<Time> {
+        self.own().map_or(self.host.since, |profile| Some(profile.since))
     }
 }
 
 /// Prints the list.
 pub(crate) async fn run(args: Args, context: &Context<'_>) -> Result<(), Problem> {
-    let realm = crate::trusted_realm::realm_name(&context.settings)?;
-    let client = Client::new(&context.settings.registry.value, realm.as_str())?;
-    if args.counts {
-        return count(&client, args.group.as_ref(), context).await;
+    let client = Client::of(&context.settings)?;
+    let group = args.filter.group.as_ref();
+    let query: Vec<_> = group.map(|group| ("group", group.to_string())).into_iter().collect();
+    let counts: HostCounts = client.get("counts", &query).await?;
+    if counts.hosts == 0
+        && let Some(group) = group
+    {
+        near::known_group(&client, group).await?;
     }
-    let hosts = all(&client, args.group.as_ref()).await?;
-    let lines: Vec<Line<'_>> = hosts.iter().flat_map(lines).collect();
-    let shown: Vec<&Line<'_>> =
-        lines.iter().filter(|line| keeps(&args.state, line.state())).collect();
-    let now = Timestamp::now();
-    let rows: Vec<[String; 7]> = shown.iter().map(|line| row(line, now)).collect();
-    let mut text = table::render(HEADING, &rows);
-    if lines.is_empty() {
-        text = String::new();
+    if args.counts {
+        return count(&counts, context);
+    }
+    let mut query = args.filter.query();
+    let order = args.sort.to_possible_value();
+    query.extend(order.map(|order| ("sort", order.get_name().to_owned())));
+    let most = args.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let page = client.pages::<HostSummary>("hosts", &query, most).await?;
+    let text = table(&page.items, &args.filter, Timestamp::now());
+    context.output.data(&text, &json(&page.items, &args.filter, &counts, page.as_of))?;
+    let all = usize::try_from(counts.hosts).unwrap_or(usize::MAX);
+    if all == 0 {
         context.output.say("No host has enrolled yet.");
         context.output.say("Next: registry host enroll-token --group GROUP");
-    } else if shown.len() < lines.len() {
-        context.output.say(&format!("{} of {} shown", shown.len(), lines.len()));
+    } else if page.items.len() < all || !args.filter.asks_for_all() {
+        let of = human::count(all, "host");
+        context.output.say(&format!("{} of {of} shown", page.items.len()));
     }
-    let json: Vec<_> = shown
-        .iter()
-        .map(|line| {
-            json!({
-                "host": line.host.name,
-                "id": line.host.host,
-                "state": line.state(),
-                "reported_at": line.host.reported_at,
-                "profile": line.profile,
-            })
-        })
-        .collect();
-    context.output.data(&text, &json!({"schema": "hosts.v1", "hosts": json}))
+    Ok(())
 }
 
 /// Prints how many hosts there are in each state, the one that needs somebody's eye first at the top.
-async fn count(
-    client: &Client,
-    group: Option<&GroupName>,
-    context: &Context<'_>,
-) -> Result<(), Problem> {
-    let query: Vec<_> = group.map(|group| ("group", group.to_string())).into_iter().collect();
-    let counts: HostCounts = client.list("counts", &query).await?;
+fn count(counts: &HostCounts, context: &Context<'_>) -> Result<(), Problem> {
     let rows = counts.states.iter().filter(|(_, hosts)| **hosts > 0);
-    let rows: Vec<_> = rows.map(|(state, hosts)| [coloured(*state), hosts.to_string()]).collect();
+    let rows: Vec<_> =
+        rows.map(|(state, hosts)| [shown::state(*state), hosts.to_string()]).collect();
     let mut text = table::render(["STATE", "HOSTS"], &rows);
     if counts.hosts == 0 {
         text = String::new();
@@ -133,108 +193,140 @@ async fn count(
     context.output.data(&text, &json)
 }
 
-async fn all(client: &Client, group: Option<&GroupName>) -> Result<Vec<HostSummary>, Problem> {
-    let mut hosts = Vec::new();
-    let mut cursor: Option<String> = None;
-    loop {
-        let mut query = vec![("limit", PAGE.to_string())];
-        query.extend(group.map(|group| ("group", group.to_string())));
-        query.extend(cursor.take().map(|cursor| ("cursor", cursor)));
-        let page: Page<HostSummary> = client.list("hosts", &query).await?;
-        let empty = page.items.is_empty();
-        hosts.extend(page.items);
-        match page.next_cursor {
-            Some(next) if !empty => cursor = Some(next),
-            Some(_) | None => return Ok(hosts),
-        }
-    }
+/// Returns the lines of the hosts that were found; of a host in a wanted state, not its profiles in
+/// others.
+fn lines<'a>(hosts: &'a [HostSummary], filter: &Filter) -> Vec<Line<'a>> {
+    let states = filter.states();
+    let of_host = |host: &'a HostSummary| {
+        let profiles = host.profiles.iter().map(|profile| Line { host, profile: Some(profile) });
+        let bare = host.profiles.is_empty().then_some(Line { host, profile: None });
+        profiles.chain(bare).collect::<Vec<_>>()
+    };
+    let mut lines: Vec<Line<'_>> = hosts.iter().flat_map(of_host).collect();
+    lines.retain(|line| states.as_ref().is_none_or(|states| states.contains(&line.state())));
+    lines
 }
 
-fn lines(host: &HostSummary) -> Vec<Line<'_>> {
-    if host.profiles.is_empty() {
-        return vec![Line { host, profile: None }];
+fn table(hosts: &[HostSummary], filter: &Filter, now: Timestamp) -> String {
+    let lines = lines(hosts, filter);
+    if lines.is_empty() {
+        return String::new();
     }
-    host.profiles.iter().map(|profile| Line { host, profile: Some(profile) }).collect()
-}
-
-fn keeps(filters: &[Filter], state: StateWord) -> bool {
-    let wanted = filters.contains(&Filter::Is(state));
-    let unwanted = filters.contains(&Filter::IsNot(state));
-    let any_wanted = filters.iter().any(|filter| matches!(filter, Filter::Is(_)));
-    !unwanted && (wanted || !any_wanted)
+    let rows: Vec<[String; 7]> = lines.iter().map(|line| row(line, now)).collect();
+    table::render(HEADING, &rows)
 }
 
 fn row(line: &Line<'_>, now: Timestamp) -> [String; 7] {
     let host = line.host;
-    let state = line.state();
-    let stale = state == StateWord::Stale;
-    let (reason, next) = match line.profile {
-        Some(profile) if !stale => (profile.reason.as_ref(), profile.next.as_ref()),
-        Some(_) | None => (host.reason.as_ref(), host.next.as_ref()),
-    };
-    let since = match line.profile {
-        Some(profile) if !stale => Some(profile.since),
-        Some(_) | None => host.since,
+    let (reason, next) = match line.own() {
+        Some(profile) => (profile.reason.as_ref(), profile.next.as_ref()),
+        None => (host.reason.as_ref(), host.next.as_ref()),
     };
     // The host's own words, which whoever holds the host may have chosen.
     let why = [
-        reason.map(|reason| human::plain(&reason.text)),
-        next.map(|next| format!("→ {}", human::plain(next))),
+        reason.map(|reason| shown::brief(&reason.text)),
+        next.map(|next| format!("→ {}", shown::next(host, next))),
     ];
     [
         host.name.to_string(),
-        line.profile.map_or_else(String::new, |p| format!("{}/{}", p.group, p.profile)),
-        coloured(state),
-        line.profile.map_or_else(String::new, versions),
-        since.map_or_else(String::new, |since| human::span(now.duration_since(moment(since)))),
-        host.reported_at.map_or_else(|| "never".to_owned(), |time| human::ago(moment(time), now)),
+        line.profile.map_or_else(String::new, |it| format!("{}/{}", it.group, it.profile)),
+        shown::state(line.state()),
+        line.profile.map_or_else(String::new, shown::versions),
+        line.since().map_or_else(String::new, |since| shown::span(since, now)),
+        shown::seen(host, now),
         why.into_iter().flatten().collect::<Vec<_>>().join("  "),
     ]
 }
 
-fn moment(time: Time) -> Timestamp {
-    Timestamp::from_second(time.as_second()).unwrap_or_default()
-}
-
-fn versions(profile: &ProfileReport) -> String {
-    let running = profile.running.as_ref().and_then(|running| running.version);
-    let wanted = profile.wanted.as_ref().map(|wanted| wanted.version);
-    match (running, wanted) {
-        (Some(running), Some(wanted)) if running == wanted => running.to_string(),
-        (Some(running), Some(wanted)) => format!("{running} → {wanted}"),
-        (None, Some(wanted)) => format!("– → {wanted}"),
-        (Some(running), None) => running.to_string(),
-        (None, None) => "–".to_owned(),
-    }
-}
-
-fn coloured(state: StateWord) -> String {
-    let text = format!("{}{} {state}", state.glyph(), state.letter());
-    match state {
-        StateWord::Untrusted | StateWord::Failed => text.red().bold().to_string(),
-        StateWord::RolledBack | StateWord::Stale => text.red().to_string(),
-        StateWord::Pinned | StateWord::Held | StateWord::RebootPending => text.yellow().to_string(),
-        StateWord::Confirming | StateWord::Switching | StateWord::Fetching | StateWord::Waiting => {
-            text.cyan().to_string()
-        }
-        StateWord::Converged => text.green().to_string(),
-    }
+fn json(hosts: &[HostSummary], filter: &Filter, counts: &HostCounts, as_of: Time) -> Value {
+    let json_line = |line: &Line<'_>| {
+        json!({
+            "host": line.host.name,
+            "id": line.host.host,
+            "groups": line.host.groups,
+            "labels": line.host.labels,
+            "state": line.state(),
+            "since": line.since(),
+            "reported_at": line.host.reported_at,
+            "agent": line.host.agent,
+            "reason": line.own().map_or(&line.host.reason, |profile| &profile.reason),
+            "next": line.own().map_or(&line.host.next, |profile| &profile.next),
+            "profile": line.profile,
+        })
+    };
+    let lines: Vec<_> = lines(hosts, filter).iter().map(json_line).collect();
+    json!({"schema": "hosts.v1", "hosts": lines, "of": counts.hosts, "as_of": as_of})
 }
 
 #[cfg(test)]
 mod tests {
+    use expect_test::expect;
+
     use super::*;
+    use crate::cli::examples;
+
+    fn filter(text: &str) -> Filter {
+        let state = text.split(',').map(|word| word.parse().unwrap()).collect();
+        Filter { state, ..Filter::default() }
+    }
 
     #[test]
-    fn a_state_filter_includes_or_excludes() {
-        let filter = |text: &str| -> Vec<Filter> {
-            text.split(',').map(|word| word.parse().unwrap()).collect()
+    fn a_choice_of_states_includes_or_excludes() {
+        let keeps = |text, state| filter(text).states().unwrap().contains(&state);
+        assert_eq!(Filter::default().states(), None);
+        assert!(keeps("failed,stale", StateWord::Stale));
+        assert!(!keeps("failed,stale", StateWord::Converged));
+        assert!(!keeps("!converged", StateWord::Converged));
+        assert!(keeps("!converged", StateWord::Waiting));
+        assert!("conv".parse::<Choice>().is_err());
+    }
+
+    #[test]
+    fn the_registry_is_asked_for_what_is_wanted_and_no_more() {
+        let asked = Filter {
+            group: Some("eu-prod".parse().unwrap()),
+            label: Some(("region".parse().unwrap(), "eu".parse().unwrap())),
+            begin: Some("web-".to_owned()),
+            ..filter("!converged,!waiting,failed,stale")
         };
-        assert!(keeps(&[], StateWord::Failed));
-        assert!(keeps(&filter("failed,stale"), StateWord::Stale));
-        assert!(!keeps(&filter("failed,stale"), StateWord::Converged));
-        assert!(!keeps(&filter("!converged"), StateWord::Converged));
-        assert!(keeps(&filter("!converged"), StateWord::Waiting));
-        assert!("conv".parse::<Filter>().is_err());
+        let query = asked.query();
+        let said = |name| query.iter().find(|it| it.0 == name).map(|it| it.1.as_str());
+        assert_eq!(said("group"), Some("eu-prod"));
+        assert_eq!(said("state"), Some("failed,stale"));
+        assert_eq!(said("label"), Some("region:eu"));
+        assert_eq!(said("q"), Some("web-"));
+        assert!(Filter::default().query().is_empty());
+    }
+
+    #[test]
+    fn hosts_are_listed_with_why_and_what_next() {
+        let hosts = examples::hosts();
+        let shown = table(&hosts, &filter("!converged"), examples::now());
+        assert!(shown.contains("\u{1b}["), "{shown}");
+        let plain = anstream::adapter::strip_str(&shown).to_string();
+        expect![[r#"
+            HOST    PROFILE  STATE           VERSION    SINCE  SEEN    REASON
+            web-21  web/app  ?U stale        #40 → #42  3h     3h ago  no report since 2026-03-01T11:08:20Z  → on web-21: agent status
+            web-17  web/app  ↩R rolled_back  #41 → #42  4m     9s ago  http-8080: answered 502  [31m3 times   → on web-17: agent retry app
+            web-09  web/app  ⏸P pinned       #41 → #42  2h     8s ago  root, until 18:00: kernel panic  → on web-09: agent unpin app
+            web-04  web/app  ↻S switching    #41 → #42  11s    2s ago  restarting 3 units  → on web-04: agent status
+        "#]].assert_eq(&plain);
+        expect![[r#"
+            HOST    PROFILE  STATE           VERSION    SINCE  SEEN    REASON
+            web-21  web/app  ?U stale        #40 > #42  3h     3h ago  no report since 2026-03-01T11:08:20Z  > on web-21: agent status
+            web-17  web/app  <R rolled_back  #41 > #42  4m     9s ago  http-8080: answered 502  [31m3 times   > on web-17: agent retry app
+            web-09  web/app  |P pinned       #41 > #42  2h     8s ago  root, until 18:00: kernel panic  > on web-09: agent unpin app
+            web-04  web/app  ~S switching    #41 > #42  11s    2s ago  restarting 3 units  > on web-04: agent status
+        "#]].assert_eq(&human::ascii(&plain));
+        assert_eq!(table(&hosts[..1], &filter("converged"), examples::now()), "");
+    }
+
+    #[test]
+    fn programs_get_each_line_with_all_that_is_known_of_it() {
+        let counts: HostCounts = examples::answer(json!({
+            "hosts": 24, "states": {"converged": 19}, "as_of": "2026-03-01T14:08:20Z"
+        }));
+        let json = json(&examples::hosts()[1..2], &Filter::default(), &counts, counts.as_of);
+        expect![[r#"{"as_of":"2026-03-01T14:08:20Z","hosts":[{"agent":"0.1.0","groups":["web"],"host":"web-17","id":"7765622d31377765622d31377765622d31377765622d31377765622d31377765","labels":{"region":"eu"},"next":"agent retry app","profile":{"attempt":null,"group":"web","healthy_since":null,"next":"agent retry app","profile":"app","reason":{"code":"health_failed","text":"http-8080: answered 502 \u001b[31m3 times\u202e"},"running":{"epoch":0,"generation":118,"path":"/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-app-2.9","version":41},"since":"2026-03-01T14:04:20Z","state":"rolled_back","wanted":{"epoch":0,"path":"/nix/store/bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb-app-3.0","version":42}},"reason":{"code":"health_failed","text":"http-8080: answered 502 \u001b[31m3 times\u202e"},"reported_at":"2026-03-01T14:08:11Z","since":"2026-03-01T14:04:20Z","state":"rolled_back"}],"of":24,"schema":"hosts.v1"}"#]].assert_eq(&human::plain_json(&json.to_string()));
     }
 }
