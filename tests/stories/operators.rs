@@ -147,6 +147,8 @@ fn a_name_that_is_not_there_is_answered_with_the_one_that_was_meant() {
         (&["diff", "ue"], "did you mean `eu`?"),
         (&["diff", "eu/wbe"], "did you mean `web`?"),
         (&["diff", "--host", "hots-1"], "did you mean `host-1`?"),
+        (&["group", "show", "ue"], "did you mean `eu`?"),
+        (&["team", "show", "wbe"], "did you mean `web`?"),
         (&["host", "hots-1"], "did you mean `host-1`?"),
         (&["host", "HOST-1"], "there is no host `HOST-1`"),
         (&["host", "../hosts"], "there is no host `../hosts`"),
@@ -156,6 +158,33 @@ fn a_name_that_is_not_there_is_answered_with_the_one_that_was_meant() {
         let said = world.operator().run(words).fails(2);
         assert!(said.contains(meant) && said.contains("next: registry "), "{words:?}: {said}");
     }
+}
+
+#[test]
+fn groups_and_teams_are_listed_and_shown_with_who_may_sign_what() {
+    let (world, _host) = World::failed();
+    let operator = world.operator();
+    let plain = |words: &[&str]| {
+        let said = operator.run(words).ok();
+        said.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert!(plain(&["group", "list"]).ends_with("eu 1 0 (0 %) web 1 1 of 1"));
+    let group = plain(&["group", "show", "eu"]);
+    for words in ["eu · 1 host · 1 rolled_back", "profile web: take", "eu/web #3", "3.0"] {
+        assert!(group.contains(words), "{words}: {group}");
+    }
+    let group = json(&operator.run(&["group", "show", "eu", "--json"]).ok());
+    assert_eq!(group["schema"], "group-show.v1");
+    assert_eq!((&group["policy"]["version"], &group["hosts"]["hosts"]), (&1.into(), &1.into()));
+    let policy = json(&operator.run(&["group", "show", "eu", "--policy"]).ok().replace('\n', " "));
+    assert_eq!(policy["profiles"]["web"]["take"], "yes");
+
+    let team = world.realm.signer("web").run(&["team", "show", "web"]).ok();
+    for words in ["May publish  eu/web", "yours: web", "version 3, valid for ", "eu/web  "] {
+        assert!(team.contains(words), "{words}: {team}");
+    }
+    let team = json(&operator.run(&["team", "show", "web", "--json"]).ok());
+    assert_eq!(team["published"]["targets"].as_object().unwrap().len(), 1, "{team}");
 }
 
 #[test]

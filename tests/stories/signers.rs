@@ -143,7 +143,7 @@ fn owners_who_are_not_the_operator_sign_their_own_policy() {
     second.ok();
 
     // The whole policy through a file: what is printed is what is read.
-    let shown = owner.run(&["group", "show", "eu"]).ok();
+    let shown = owner.run(&["group", "show", "eu", "--policy"]).ok();
     let file = realm.folder().join("policy.json");
     fs::write(&file, shown.replace("\"hold\"", "\"yes\"")).unwrap();
     let edit = ["group", "edit", "eu", "--from-file", file.to_str().unwrap()];
@@ -159,8 +159,8 @@ fn owners_who_are_not_the_operator_sign_their_own_policy() {
     assert!(owner.sign(&edit).fails(2).contains("tkae"));
     let groups = owner.run(&["group", "list"]).ok();
     expect![[r#"
-        GROUP  ROLE VERSION  OWNERS  KEYS
-        eu     3             1 of 1  HEX
+        GROUP  HOSTS  CONVERGED  PROFILES  ROLE VERSION  OWNERS
+        eu     0                           3             1 of 1
     "#]]
     .assert_eq(&realm.plain(&groups));
 }

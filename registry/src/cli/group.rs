@@ -16,6 +16,8 @@ use shared::{
     version::{SoftwareVersion, VersionNumber},
 };
 
+mod show;
+
 use super::{Ask, Context, resolve_key};
 use crate::{
     client::Client,
@@ -23,7 +25,6 @@ use crate::{
     policy_edit::PolicyArgs,
     roles::{self, Files},
     signer::{self, PassphraseArgs, Purpose},
-    table,
     trusted_realm::TrustedRealm,
 };
 
@@ -33,12 +34,15 @@ pub(crate) enum Command {
     Create(Create),
     Set(Set),
     Edit(Edit),
-    /// List the groups and who owns them
+    /// List the groups, their hosts and who owns them
     List,
-    /// Print the policy of a group
+    /// Show a group: its hosts, its policy, what is in force, who may sign
     Show {
         /// The group
         group: GroupName,
+        /// Print the policy alone, as `group edit` reads it
+        #[arg(long)]
+        policy: bool,
     },
 }
 
@@ -81,7 +85,7 @@ pub(crate) struct Set {
 pub(crate) struct Edit {
     /// The group
     group: GroupName,
-    /// The policy as JSON, as `group show` prints it; its version is set for you
+    /// The policy as JSON, as `group show --policy` prints it; its version is set for you
     #[arg(long, value_name = "FILE")]
     from_file: PathBuf,
     #[command(flatten)]
@@ -109,8 +113,8 @@ pub(crate) async fn run(command: Command, context: &Context<'_>) -> Result<(), P
             set(&args.group, &args.signing, context, change).await
         }
         Command::Edit(args) => edit(args, context).await,
-        Command::List => list(context).await,
-        Command::Show { group } => show(&group, context).await,
+        Command::List => show::list(context).await,
+        Command::Show { group, policy } => show::show(&group, policy, context).await,
     }
 }
 
@@ -208,7 +212,7 @@ async fn edit(args: Edit, context: &Context<'_>) -> Result<(), Problem> {
         Problem::from_error(Kind::Usage, "policy", error)
             .because(format!("while reading `{}`", args.from_file.display()))
             .leaves("nothing changed")
-            .next(format!("registry group show {}", args.group))
+            .next(format!("registry group show --policy {}", args.group))
     };
     let bytes = std::fs::read(&args.from_file).map_err(|error| told(&error))?;
     let wanted = Policy::parse(&bytes, SoftwareVersion::current()).map_err(|error| told(&error))?;
@@ -302,50 +306,6 @@ async fn current(
     Policy::parse(&bytes, SoftwareVersion::current()).map(Some).map_err(|error| {
         Problem::from_error(Kind::Trust, "policy", &error).leaves("nothing changed")
     })
-}
-
-async fn list(context: &Context<'_>) -> Result<(), Problem> {
-    let (realm, _) = roles::open(&context.settings).await?;
-    let targets = realm.trusted().targets().map_err(|error| roles::problem(&error))?;
-    let mut rows = Vec::new();
-    let mut json = Vec::new();
-    for delegation in &targets.delegations {
-        let Some(group) = RoleName::parse(&delegation.role).ok().and_then(|r| r.owned_group())
-        else {
-            continue;
-        };
-        let version = realm.trusted().pinned_version(&delegation.role);
-        let keys: Vec<String> = delegation.ring.keys.iter().map(PublicKey::to_hex).collect();
-        let signed = version.map_or_else(|| "no policy yet".to_owned(), |v| v.to_string());
-        let threshold = format!("{} of {}", delegation.ring.threshold, keys.len());
-        rows.push([group.to_string(), signed, threshold, keys.join(" ")]);
-        json.push(json!({
-            "group": group,
-            "role": delegation.role,
-            "version": version,
-            "threshold": delegation.ring.threshold,
-            "keys": keys,
-        }));
-    }
-    let text = if rows.is_empty() {
-        context.output.say("There are no groups yet. Next: registry group create GROUP");
-        String::new()
-    } else {
-        table::render(["GROUP", "ROLE VERSION", "OWNERS", "KEYS"], &rows)
-    };
-    context.output.data(&text, &json!({"schema": "groups.v1", "groups": json}))
-}
-
-async fn show(group: &GroupName, context: &Context<'_>) -> Result<(), Problem> {
-    let (realm, _) = roles::open(&context.settings).await?;
-    let path = TargetPath::Policy(group.clone());
-    let Some(verified) = realm.target(&path).await? else { return Err(no_group(group)) };
-    let policy = Policy::parse(verified.get(), SoftwareVersion::current()).map_err(|error| {
-        Problem::from_error(Kind::Trust, "policy", &error).leaves("nothing changed")
-    })?;
-    let pretty = serde_json::to_string_pretty(&policy).unwrap_or_default();
-    let json = json!({"schema": "policy.v1", "policy": policy});
-    context.output.data(&format!("{pretty}\n"), &json)
 }
 
 /// Tells that there is no such group.

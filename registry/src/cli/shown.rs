@@ -1,8 +1,16 @@
 //! How hosts and their states are written for people. Pure.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use owo_colors::OwoColorize as _;
-use shared::{api::HostSummary, human, report::ProfileReport, state_word::StateWord, time::Time};
+use shared::{
+    api::{GroupCounts, HostSummary},
+    human,
+    report::ProfileReport,
+    state_word::StateWord,
+    time::Time,
+};
 
 /// Letters of a host's own words that a table shows; all of them stand in `registry host`.
 const MOST: usize = 120;
@@ -23,6 +31,31 @@ pub(super) fn coloured(state: StateWord, text: &str) -> String {
         }
         StateWord::Converged => text.green().to_string(),
     }
+}
+
+/// Writes how many hosts are in each of these states, the worst first.
+pub(super) fn states(
+    states: &BTreeMap<StateWord, u64>,
+    wanted: impl Fn(StateWord) -> bool,
+) -> String {
+    let known = states.iter().filter(|(state, hosts)| **hosts > 0 && wanted(**state));
+    let known = known.map(|(state, hosts)| coloured(*state, &format!("{hosts} {state}")));
+    known.collect::<Vec<_>>().join(", ")
+}
+
+/// Writes how many hosts of a group are converged, and which share of it that is.
+pub(super) fn settled(counts: &GroupCounts) -> String {
+    let settled = counts.states.get(&StateWord::Converged).copied().unwrap_or(0);
+    match counts.hosts {
+        0 => String::new(),
+        // Rounded down: all is said of a whole group alone.
+        hosts => format!("{settled} ({} %)", settled.saturating_mul(100) / hosts),
+    }
+}
+
+/// Writes a count with its noun.
+pub(super) fn count(number: u64, noun: &str) -> String {
+    human::count(usize::try_from(number).unwrap_or(usize::MAX), noun)
 }
 
 /// Writes which version runs, and which is wanted instead.

@@ -33,7 +33,7 @@ pub(crate) async fn run(_args: &Args, context: &Context<'_>) -> Result<(), Probl
 
 /// Writes the whole screen.
 fn render(fleet: &Fleet, now: Timestamp) -> String {
-    let hosts = count(fleet.hosts, "host");
+    let hosts = shown::count(fleet.hosts, "host");
     let mut text = format!("{} · {hosts} · as of {}\n", fleet.realm.as_str().bold(), fleet.as_of);
     let states = known(&fleet.states).map(|(state, hosts)| {
         let text = format!("{}{} {hosts} {state}", state.glyph(), state.letter());
@@ -60,17 +60,8 @@ fn groups(groups: &[GroupCounts]) -> String {
         return "\nThere is no group yet. Next: registry group create GROUP\n".to_owned();
     }
     let row = |it: &GroupCounts| {
-        let settled = it.states.get(&StateWord::Converged).copied().unwrap_or(0);
-        let others = known(&it.states).filter(|(state, _)| *state != StateWord::Converged);
-        let others: Vec<String> = others
-            .map(|(state, hosts)| shown::coloured(state, &format!("{hosts} {state}")))
-            .collect();
-        let share = match it.hosts {
-            0 => String::new(),
-            // All is said of a whole fleet alone.
-            hosts => format!("{settled} ({} %)", settled.saturating_mul(100) / hosts),
-        };
-        [it.group.to_string(), it.hosts.to_string(), share, others.join(", ")]
+        let others = shown::states(&it.states, |state| state != StateWord::Converged);
+        [it.group.to_string(), it.hosts.to_string(), shown::settled(it), others]
     };
     let rows: Vec<[String; 4]> = groups.iter().take(GROUPS).map(row).collect();
     let table = table::render(["GROUP", "HOSTS", "CONVERGED", "OTHERWISE"], &rows);
@@ -140,10 +131,6 @@ fn freshness(fresh: &Freshness, now: Timestamp) -> String {
         text.push_str(&format!("Behind   {}  → registry recover\n", said.red().bold()));
     }
     text
-}
-
-fn count(number: u64, noun: &str) -> String {
-    human::count(usize::try_from(number).unwrap_or(usize::MAX), noun)
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use shared::{
     },
 };
 
+mod show;
+
 use super::{Ask, Context, resolve_key};
 use crate::{
     roles,
@@ -24,6 +26,11 @@ pub(crate) enum Command {
     Add(Add),
     /// List the teams, their keys and what they may publish
     List,
+    /// Show a team: what it may publish, its keys, what it has published
+    Show {
+        /// The team
+        team: TeamName,
+    },
 }
 
 /// Let a team publish what its patterns match
@@ -57,6 +64,7 @@ pub(crate) async fn run(command: Command, context: &Context<'_>) -> Result<(), P
     match command {
         Command::Add(args) => add(args, context).await,
         Command::List => list(context).await,
+        Command::Show { team } => show::show(&team, context).await,
     }
 }
 
