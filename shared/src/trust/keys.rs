@@ -3,10 +3,50 @@
 use std::{cmp::Ordering, fmt};
 
 use data_encoding::HEXLOWER;
-use ed25519_dalek::Signer as _;
+use ed25519_dalek::{Signer as _, Verifier as _};
 use serde_json::{Value, json};
 
 use crate::nix::Sha256;
+
+/// The eight points of small order, as they are written.
+const WEAK_POINTS: [[u8; 32]; 8] = [
+    ends(0x00, 0x00),
+    ends(0x00, 0x80),
+    ends(0x01, 0x00),
+    [
+        0xec, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        0xff, 0x7f,
+    ],
+    [
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98,
+        0xf0, 0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53,
+        0xfc, 0x05,
+    ],
+    [
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98,
+        0xf0, 0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53,
+        0xfc, 0x85,
+    ],
+    [
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67,
+        0x0f, 0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac,
+        0x03, 0x7a,
+    ],
+    [
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67,
+        0x0f, 0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac,
+        0x03, 0xfa,
+    ],
+];
+
+/// Returns bytes that begin and end so, with zeros between.
+const fn ends(first: u8, last: u8) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[0] = first;
+    bytes[31] = last;
+    bytes
+}
 
 /// Why a text is not a public key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -107,7 +147,12 @@ impl PublicKey {
     #[must_use]
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         let signature = ed25519_dalek::Signature::from_slice(signature);
-        signature.is_ok_and(|signature| self.0.verify_strict(message, &signature).is_ok())
+        // What `verify_strict` says, for a tenth less: the equation holds only for a commitment that is
+        // spelled as points are, so its few weak ones are known by their bytes, and none is computed.
+        // A key that is weak itself is no `PublicKey`.
+        signature.is_ok_and(|signature| {
+            !WEAK_POINTS.contains(signature.r_bytes()) && self.0.verify(message, &signature).is_ok()
+        })
     }
 }
 
@@ -193,6 +238,41 @@ mod tests {
         assert!(!ours.public().verifies(b"fisH", &signature));
         assert!(!other.public().verifies(b"fish", &signature));
         assert!(!ours.public().verifies(b"fish", &signature[..63]));
+    }
+
+    #[test]
+    fn verifies_what_the_strict_rules_verify_and_nothing_else() {
+        let key = SigningKey::from_seed(&[1; 32]).public();
+        let strictly = |signature: &[u8]| {
+            let signature = ed25519_dalek::Signature::from_slice(signature).expect("64 bytes");
+            key.0.verify_strict(b"fish", &signature).is_ok()
+        };
+        // Whoever has the key can make one whose commitment is the neutral point: the equation holds.
+        let neutral = format!(
+            "01{}e8879da0863543025ad7f1fb4eebedeb9600953bab99d0a2f8053a2f7f3b1f09",
+            "0".repeat(62)
+        );
+        let neutral = HEXLOWER.decode(neutral.as_bytes()).expect("hexadecimal");
+        let parsed = ed25519_dalek::Signature::from_slice(&neutral).expect("64 bytes");
+        assert!(key.0.verify(b"fish", &parsed).is_ok(), "it holds");
+        assert!(!strictly(&neutral) && !key.verifies(b"fish", &neutral), "and is refused");
+
+        let good = SigningKey::from_seed(&[1; 32]).sign(b"fish");
+        assert!(strictly(&good) && key.verifies(b"fish", &good));
+        for at in 0..good.len() * 8 {
+            let mut bad = good;
+            bad[at / 8] ^= 1 << (at % 8);
+            assert!(!strictly(&bad) && !key.verifies(b"fish", &bad), "bit {at}");
+        }
+        for weak in WEAK_POINTS {
+            let known = ed25519_dalek::VerifyingKey::from_bytes(&weak).expect("a point");
+            assert!(known.is_weak(), "{weak:x?}");
+            let mut bad = good;
+            bad[..32].copy_from_slice(&weak);
+            assert!(!strictly(&bad) && !key.verifies(b"fish", &bad), "{weak:x?}");
+        }
+        let all: std::collections::BTreeSet<_> = WEAK_POINTS.into_iter().collect();
+        assert_eq!(all.len(), 8, "the torsion of the curve has eight points");
     }
 
     #[test]
