@@ -15,7 +15,10 @@ use shared::{
     nix::Sha256,
 };
 
-use crate::files::{self, Existing, Readers, WriteError};
+use crate::{
+    files::{self, Existing, Readers, WriteError},
+    realm::Stamp,
+};
 
 /// The longest file of metadata, as the agent reads it.
 const MAX_METADATA: usize = 4 * 1024 * 1024;
@@ -150,11 +153,17 @@ impl Blobs {
 
     /// Reads a file, or finds that there is none.
     pub(crate) fn read(&self, name: &FileName) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.read_stamped(name)?.map(|(bytes, _)| bytes))
+    }
+
+    /// Reads a file, with what told it from others when that began.
+    pub(crate) fn read_stamped(&self, name: &FileName) -> io::Result<Option<(Vec<u8>, Stamp)>> {
         let file = match File::open(self.file(name)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
+        let stamp = Stamp::of(&file.metadata()?);
         let max = name.max_len();
         let mut bytes = Vec::new();
         file.take(max as u64 + 1).read_to_end(&mut bytes)?;
@@ -162,7 +171,7 @@ impl Blobs {
             let message = format!("`{}` is longer than {max} bytes", name.path());
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
-        Ok(Some(bytes))
+        Ok(Some((bytes, stamp)))
     }
 
     /// Returns whether a file is there.

@@ -3,6 +3,8 @@
 //! Nothing here is about one host: there may be a hundred thousand, and a series for each would
 //! cost whoever keeps them more than the registry itself. Units are seconds and bytes.
 
+use std::time::Duration;
+
 use axum::http::{Method, StatusCode};
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -11,7 +13,10 @@ use prometheus_client::{
 };
 use shared::version::SoftwareVersion;
 
-use crate::app::App;
+use crate::{
+    app::App,
+    router::{FILE, TIMESTAMP},
+};
 
 mod fleet;
 mod requests;
@@ -37,6 +42,8 @@ pub(crate) struct Metrics {
     reports: Family<Outcome, Counter>,
     publications: Family<Outcome, Counter>,
     report_lag: Histogram,
+    /// Of `requests` and `answered`: what is counted without looking it up.
+    plain: [PlainCounts; 2],
     /// Connections that are open.
     pub(crate) connections: Gauge,
     /// Requests that wait for a new `timestamp.json`.
@@ -61,6 +68,21 @@ struct Outcome {
     outcome: &'static str,
 }
 
+/// Files of realms, by the routes that they are under.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Plain {
+    Timestamp,
+    File,
+}
+
+/// Counts of a route that only reads files.
+#[derive(Debug)]
+struct PlainCounts {
+    ok: Counter,
+    not_modified: Counter,
+    answered: Histogram,
+}
+
 /// What may become of a report.
 const REPORTED: [&str; 7] =
     ["stored", "challenged", "refused", "malformed", "limited", "busy", "error"];
@@ -70,9 +92,21 @@ const PUBLISHED: [&str; 6] = ["published", "refused", "conflict", "malformed", "
 impl Default for Metrics {
     /// Begins with every outcome at zero, so that the first one is seen as a rise.
     fn default() -> Self {
+        let requests: Family<Request, Counter> = Family::default();
+        let answered: Family<Route, Histogram> =
+            Family::new_with_constructor(|| Histogram::new(ANSWERED));
+        let plain = [TIMESTAMP, FILE].map(|route| {
+            let count = |code| {
+                let labels = Request { route: route.to_owned(), method: "GET", code };
+                requests.get_or_create_owned(&labels)
+            };
+            let answered = answered.get_or_create_owned(&Route { route: route.to_owned() });
+            PlainCounts { ok: count(200), not_modified: count(304), answered }
+        });
         let metrics = Self {
-            requests: Family::default(),
-            answered: Family::new_with_constructor(|| Histogram::new(ANSWERED)),
+            requests,
+            answered,
+            plain,
             reports: Family::default(),
             publications: Family::default(),
             report_lag: Histogram::new(LAG),
@@ -94,6 +128,19 @@ impl Metrics {
     pub(crate) fn stored(&self, seconds: i64) {
         let seconds = i32::try_from(seconds.max(0)).unwrap_or(i32::MAX);
         self.report_lag.observe(f64::from(seconds));
+    }
+
+    /// A file was sent, or whoever asked has it; that took so long.
+    pub(crate) fn plain(&self, what: Plain, code: StatusCode, time: Duration) {
+        let [timestamp, file] = &self.plain;
+        let counts = match what {
+            Plain::Timestamp => timestamp,
+            Plain::File => file,
+        };
+        let counter =
+            if code == StatusCode::NOT_MODIFIED { &counts.not_modified } else { &counts.ok };
+        counter.inc();
+        counts.answered.observe(time.as_secs_f64());
     }
 
     /// A request was answered.

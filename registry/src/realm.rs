@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use shared::{
-    id::{Digest, GroupName, RealmName, RoleName, TargetPath},
+    id::{GroupName, RealmName, RoleName, TargetPath},
     policy::Policy,
     time::Time,
     trust::{
@@ -33,13 +33,19 @@ use crate::{
 
 pub(crate) mod catalog;
 mod create;
+mod memory;
 mod publications;
 mod publish;
+mod tag;
 mod verify;
 
 pub(crate) use create::{create, open_or_create_keys};
+pub(crate) use memory::{Remembered, Stamp};
 pub(crate) use publications::publications;
 pub(crate) use publish::{Precondition, PublishError, Rest, Submission};
+pub(crate) use tag::Tag;
+
+use memory::Memory;
 
 /// How long a timestamp holds.
 const TIMESTAMP_LIFE: SignedDuration = SignedDuration::from_hours(72);
@@ -140,27 +146,15 @@ pub(crate) fn folder(data: &Path, realm: &RealmName) -> PathBuf {
 pub(crate) struct Current {
     /// `timestamp.json`.
     pub(crate) bytes: Bytes,
-    /// Its entity tag without quotes: 16 hexadecimal digits.
-    pub(crate) tag: String,
+    /// Its entity tag.
+    pub(crate) tag: Tag,
     head: Arc<Head>,
 }
 
 impl Current {
     fn of(bytes: Vec<u8>, head: &Head) -> Self {
-        Self { tag: entity_tag(&bytes), bytes: bytes.into(), head: Arc::new(head.clone()) }
+        Self { tag: Tag::of_bytes(&bytes), bytes: bytes.into(), head: Arc::new(head.clone()) }
     }
-}
-
-/// Returns the entity tag of a file, without its quotes.
-pub(crate) fn entity_tag(bytes: &[u8]) -> String {
-    tag_of(Digest::of(bytes))
-}
-
-/// Returns the entity tag of a file with this digest, without its quotes.
-pub(crate) fn tag_of(digest: Digest) -> String {
-    let mut hex = digest.to_string();
-    hex.truncate(16);
-    hex
 }
 
 /// A realm that is served.
@@ -173,6 +167,8 @@ pub(crate) struct Realm {
     /// Held by the one who changes the realm.
     head: Mutex<Head>,
     current: watch::Sender<Current>,
+    /// Files that were asked for lately.
+    memory: Memory,
     /// What is in force, once somebody has asked.
     catalog: Mutex<Option<Arc<catalog::Catalog>>>,
 }
@@ -210,8 +206,8 @@ impl Realm {
         let sweep = |source| RealmError::Read { realm: name.clone(), file: ".".to_owned(), source };
         blobs.sweep().and_then(|()| remove_uncommitted(&blobs, &head)).map_err(sweep)?;
         let current = watch::Sender::new(current);
-        let (head, catalog) = (Mutex::new(head), Mutex::new(None));
-        Ok(Self { name, rules, blobs, keys, head, current, catalog })
+        let (head, memory, catalog) = (Mutex::new(head), Memory::default(), Mutex::new(None));
+        Ok(Self { name, rules, blobs, keys, head, current, memory, catalog })
     }
 
     /// Returns the name.
@@ -224,6 +220,24 @@ impl Realm {
         &self.blobs
     }
 
+    /// Returns a file that was read before and is the same on the disk.
+    pub(crate) fn remembered(&self, path: &str) -> Option<Arc<Remembered>> {
+        self.memory.get(path)
+    }
+
+    /// Reads a file that may be served.
+    pub(crate) fn read(&self, name: &FileName) -> io::Result<Option<Arc<Remembered>>> {
+        if !self.serves(name) {
+            return Ok(None);
+        }
+        self.memory.read(&self.blobs, name)
+    }
+
+    /// Returns what is committed.
+    pub(crate) fn current(&self) -> Current {
+        self.current.borrow().clone()
+    }
+
     /// Watches `timestamp.json`.
     pub(crate) fn watch(&self) -> watch::Receiver<Current> {
         self.current.subscribe()
@@ -234,9 +248,9 @@ impl Realm {
         self.committed().version(role)
     }
 
-    /// Returns whether a file may be served: metadata that a publication under way has written is
+    /// Tells whether a file may be served: metadata that a publication under way has written is
     /// not yet the one that will have its name for ever.
-    pub(crate) fn serves(&self, name: &FileName) -> bool {
+    fn serves(&self, name: &FileName) -> bool {
         match name {
             FileName::Metadata { version, role } => *version <= self.version(role),
             FileName::Timestamp

@@ -38,13 +38,18 @@ const MAX_ENROLMENT: usize = 64 * 1024;
 /// The shortest answer that is compressed, in bytes.
 const WORTH_COMPRESSING: u64 = 512;
 
-/// Returns the whole server.
+/// Where a realm says what is current.
+pub(crate) const TIMESTAMP: &str = "/r/{realm}/metadata/timestamp.json";
+/// All other files of a realm.
+pub(crate) const FILE: &str = "/r/{realm}/{*path}";
+
+/// Returns the whole server; [`static_files::at_once`] is asked before it.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let (api, description) = documented().split_for_parts();
     Router::new()
         // Agents and mirrors: plain files.
-        .route("/r/{realm}/metadata/timestamp.json", get(static_files::timestamp))
-        .route("/r/{realm}/{*path}", get(static_files::file))
+        .route(TIMESTAMP, get(static_files::timestamp))
+        .route(FILE, get(static_files::file))
         .route("/cache/{*path}", get(static_files::cache))
         .merge(read_often(api, &api::docs::complete(description)))
         .fallback(api::not_found)
@@ -131,7 +136,7 @@ mod tests {
     fn every_route_is_documented_but_for_plain_files_and_the_description_itself() {
         let (ours, _tests) = include_str!("router.rs").split_once("#[cfg(test)]").unwrap();
         let bare: Vec<_> = ours.lines().filter(|line| line.contains(".route(")).collect();
-        let known = ["/r/", "/r/", "/cache/", "/openapi.json", "/docs\"", "/docs/style.css"];
+        let known = ["(TIMESTAMP,", "(FILE,", "/cache/", "/openapi.json", "/docs\"", "/docs/style.css"];
         assert_eq!(bare.len(), known.len(), "documented routes are added with `routes!`");
         for (line, known) in bare.iter().zip(known) {
             assert!(line.contains(known), "{line}");

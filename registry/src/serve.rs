@@ -27,7 +27,6 @@ use crate::{
     keys,
     metrics::Metrics,
     realm::{OnlineKeys, Realm, RealmError, online_key_file},
-    router::router,
 };
 
 mod connections;
@@ -153,8 +152,7 @@ impl Server {
         let renewing = tokio::spawn(keep_fresh(Arc::clone(&app)));
         let keeping = tokio::spawn(upkeep::run(Arc::clone(&app)));
         let watching = tokio::spawn(api::events::watch(Arc::clone(&app)));
-        let open = app.metrics.connections.clone();
-        connections::serve(listener, router(app), limits, open, stopping).await;
+        connections::serve(listener, app, limits, stopping).await;
         // They end with the stopper; only a panic could be lost here, and it was logged.
         let _ended = (renewing.await, keeping.await, watching.await);
     }

@@ -2,18 +2,21 @@
 //!
 //! Files that never change say so; `timestamp.json` and hints are asked for anew each time, and a
 //! question whether they changed costs a 304. `?wait=S` holds the answer back while they did not.
+//!
+//! What can be answered from memory is answered by [`at_once`], before any router: that is nearly
+//! all that a fleet asks for.
 
 use std::{
     io,
     path::{Component, Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
     body::Body,
     extract::{Path as UrlPath, Query, State},
-    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header},
 };
 use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
@@ -24,7 +27,8 @@ use crate::{
     api::{blocking, error::ApiError},
     app::App,
     blobs::{Change, FileName},
-    realm::{entity_tag, tag_of},
+    metrics::Plain,
+    realm::{Remembered, Tag},
 };
 
 /// The longest that an answer is held back, in seconds.
@@ -41,16 +45,44 @@ pub(crate) struct Wait {
     wait: Option<u64>,
 }
 
+/// Answers what needs nothing but memory; whatever else is asked, and how it is refused, is the
+/// router's.
+pub(crate) fn at_once<B>(app: &App, request: &Request<B>) -> Option<Response<Body>> {
+    let began = Instant::now();
+    let uri = request.uri();
+    let (realm, path) = uri.path().strip_prefix("/r/")?.split_once('/')?;
+    if request.method() != Method::GET {
+        return None;
+    }
+    let realm = app.realms.get(realm)?;
+    let headers = request.headers();
+    let (plain, response) = if path == "metadata/timestamp.json" {
+        // Who wants to wait may have to.
+        if uri.query().is_some() {
+            return None;
+        }
+        let current = realm.current();
+        (Plain::Timestamp, answer(headers, &current.tag, Change::AnyTime, &current.bytes))
+    } else {
+        (Plain::File, answer_with(headers, &*realm.remembered(path)?))
+    };
+    app.metrics.plain(plain, response.status(), began.elapsed());
+    Some(response)
+}
+
 /// Answers with `timestamp.json`, at once or when it changes.
 pub(crate) async fn timestamp(
     State(app): State<Arc<App>>,
     UrlPath(realm): UrlPath<String>,
     Query(Wait { wait }): Query<Wait>,
-    headers: HeaderMap,
+    all: HeaderMap,
 ) -> Result<Response<Body>, ApiError> {
     let mut watch = app.realm(&realm)?.watch();
     let wait = Duration::from_secs(wait.unwrap_or(0).min(MAX_WAIT));
-    if !wait.is_zero() && matches(&headers, &watch.borrow_and_update().tag) {
+    // Whoever waits is one of many: nothing is kept of a request but what its answer needs.
+    let headers = only_known(&all);
+    drop(all);
+    if !wait.is_zero() && watch.borrow_and_update().tag.is_known(&headers) {
         let _counted = Counted::new(&app.metrics.waiting);
         tokio::select! {
             // `changed` can be dropped and asked again: it loses nothing.
@@ -61,7 +93,13 @@ pub(crate) async fn timestamp(
         }
     }
     let current = watch.borrow().clone();
-    Ok(answer(&headers, &current.tag, Change::AnyTime, current.bytes))
+    Ok(answer(&headers, &current.tag, Change::AnyTime, &current.bytes))
+}
+
+/// Leaves of a request's headers what says which files are known to whoever asks.
+fn only_known(headers: &HeaderMap) -> HeaderMap {
+    let name = header::IF_NONE_MATCH;
+    headers.get_all(&name).iter().map(|value| (name.clone(), value.clone())).collect()
 }
 
 /// One more in a gauge, for as long as it lives: a client that goes away ends its request.
@@ -80,66 +118,58 @@ impl Drop for Counted {
     }
 }
 
-/// Answers with any other file of a realm.
+/// Answers with any other file of a realm, as it is on the disk.
 pub(crate) async fn file(
     State(app): State<Arc<App>>,
     UrlPath((realm, path)): UrlPath<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response<Body>, ApiError> {
-    let realm = app.realm(&realm)?;
+    let realm = Arc::clone(app.realm(&realm)?);
     let missing = || ApiError::not_found("there is no such file in this realm");
-    let name = FileName::parse(&path).filter(|name| realm.serves(name)).ok_or_else(missing)?;
-    let blobs = realm.blobs().clone();
-    let change = name.change();
-    if let Some(tag) = name.digest().map(tag_of).filter(|tag| matches(&headers, tag)) {
-        return Ok(not_modified(&tag, change));
+    let name = FileName::parse(&path).ok_or_else(missing)?;
+    let known = name.digest().map(Tag::of_digest).filter(|tag| tag.is_known(&headers));
+    if let Some(tag) = known {
+        return Ok(not_modified(&tag, name.change()));
     }
-    let reading = name.clone();
-    let read = blocking(move || blobs.read(&reading)).await?;
-    let bytes = read.map_err(|error| ApiError::internal(&error))?.ok_or_else(missing)?;
-    let tag = name.digest().map_or_else(|| entity_tag(&bytes), tag_of);
-    Ok(answer(&headers, &tag, change, bytes.into()))
+    let read = blocking(move || realm.read(&name)).await?;
+    let found = read.map_err(|error| ApiError::internal(&error))?.ok_or_else(missing)?;
+    Ok(answer_with(&headers, &found))
 }
 
-/// Tells whether the client has what this entity tag names.
-fn matches(headers: &HeaderMap, tag: &str) -> bool {
-    let values = headers.get_all(header::IF_NONE_MATCH).iter();
-    let mut tags = values.filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
-    tags.any(|known| {
-        let known = known.trim();
-        let known = known.strip_prefix("W/").unwrap_or(known);
-        known == "*" || known.strip_prefix('"').and_then(|k| k.strip_suffix('"')) == Some(tag)
-    })
+fn answer_with(headers: &HeaderMap, file: &Remembered) -> Response<Body> {
+    answer(headers, &file.tag, file.change, &file.bytes)
 }
 
-fn answer(headers: &HeaderMap, tag: &str, change: Change, bytes: Bytes) -> Response<Body> {
-    if matches(headers, tag) {
+fn answer(headers: &HeaderMap, tag: &Tag, change: Change, bytes: &Bytes) -> Response<Body> {
+    if tag.is_known(headers) {
         return not_modified(tag, change);
     }
-    with_tag(Response::new(Body::from(bytes)), tag, change)
+    let mut response = Response::new(Body::from(bytes.clone()));
+    let kind = match change {
+        Change::Never => "application/octet-stream",
+        Change::AnyTime => "application/json",
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    put_tag(headers, tag, change);
+    response
 }
 
-fn not_modified(tag: &str, change: Change) -> Response<Body> {
+/// Nothing is sent that would have a type, and every poll of every host carries this answer.
+fn not_modified(tag: &Tag, change: Change) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
-    let mut response = with_tag(response, tag, change);
-    // Nothing is sent that would have a type, and every poll of every host carries this answer.
-    response.headers_mut().remove(header::CONTENT_TYPE);
+    put_tag(response.headers_mut(), tag, change);
     response
 }
 
-fn with_tag(mut response: Response<Body>, tag: &str, change: Change) -> Response<Body> {
-    let headers = response.headers_mut();
-    if let Ok(tag) = HeaderValue::try_from(format!("\"{tag}\"")) {
-        headers.insert(header::ETAG, tag);
-    }
-    let (control, kind) = match change {
-        Change::Never => (IMMUTABLE, "application/octet-stream"),
-        Change::AnyTime => (ASK_AGAIN, "application/json"),
+fn put_tag(headers: &mut HeaderMap, tag: &Tag, change: Change) {
+    let control = match change {
+        Change::Never => IMMUTABLE,
+        Change::AnyTime => ASK_AGAIN,
     };
+    headers.insert(header::ETAG, tag.value().clone());
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(control));
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
 }
 
 /// Answers with a file of the binary cache, from a byte on if that is asked for.
@@ -213,22 +243,6 @@ fn stream(file: tokio::fs::File) -> Body {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_tag_is_recognised_in_all_its_forms() {
-        let asked = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::IF_NONE_MATCH, HeaderValue::from_str(value).unwrap());
-            matches(&headers, "abc")
-        };
-        for value in ["\"abc\"", "W/\"abc\"", "\"x\", \"abc\"", "*"] {
-            assert!(asked(value), "{value}");
-        }
-        for value in ["abc", "\"abcd\"", "\"\"", ""] {
-            assert!(!asked(value), "{value}");
-        }
-        assert!(!matches(&HeaderMap::new(), "abc"));
-    }
 
     #[test]
     fn the_cache_shows_nothing_outside_its_folder() {

@@ -1,21 +1,33 @@
 //! The connections of the server: how many at once, and how long each may say nothing.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
-use axum::{Router, body::Body};
-use hyper::{Request, body::Incoming, server::conn::http1};
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, Response},
+    routing::future::RouteFuture,
+};
+use futures_util::future::Either;
+use hyper::{body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
 };
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt as _;
+use tower::Service as _;
+
+use crate::{app::App, router::router, static_files};
 
 /// File descriptors that are left for files, the database and whatever else is open.
 const FILES: usize = 256;
@@ -62,14 +74,35 @@ fn raise_descriptors() -> usize {
     limit.current.and_then(|most| usize::try_from(most).ok()).unwrap_or(1 << 20).min(1 << 20)
 }
 
+/// All that is asked over connections.
+#[derive(Clone)]
+struct Front {
+    app: Arc<App>,
+    router: Router,
+}
+
+impl Service<Request<Incoming>> for Front {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<Ready<Result<Response<Body>, Infallible>>, RouteFuture<Infallible>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        match static_files::at_once(&self.app, &request) {
+            Some(response) => Either::Left(ready(Ok(response))),
+            None => Either::Right(self.router.clone().call(request)),
+        }
+    }
+}
+
 /// Serves until `stopping`, then lets what was asked be answered, for as long as the limits say.
 pub(super) async fn serve(
     listener: TcpListener,
-    router: Router,
+    app: Arc<App>,
     limits: Limits,
-    counted: Gauge,
     stopping: CancellationToken,
 ) {
+    let counted = app.metrics.connections.clone();
+    let front = Front { router: router(Arc::clone(&app)), app };
     let room = Arc::new(Semaphore::new(limits.connections));
     let open = GracefulShutdown::new();
     let cut = CancellationToken::new();
@@ -83,10 +116,7 @@ pub(super) async fn serve(
             // Never closed.
             let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
             let stream = accept(&listener).await;
-            let service = TowerToHyperService::new(
-                router.clone().map_request(|request: Request<Incoming>| request.map(Body::new)),
-            );
-            let connection = http.serve_connection(TokioIo::new(stream), service);
+            let connection = http.serve_connection(TokioIo::new(stream), front.clone());
             let connection = open.watch(connection);
             let cut = cut.clone();
             counted.inc();

@@ -94,3 +94,62 @@ async fn metadata_is_served_once_it_is_committed_and_not_before() {
     assert!(server.file("metadata/2.web.json").await.is_some());
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_file_is_served_from_memory_and_anew_once_it_is_another() {
+    let data = data();
+    let server = Running::start(data.path()).await;
+    server.publish_web(1).await;
+    let file = testing::closure_file(closure(1).digest());
+    let path = format!("/r/main/{file}");
+    let first = server.file(&file).await.unwrap();
+    let tag = server.get(&path).send().await.unwrap().headers()["etag"].clone();
+    let known = || server.get(&path).header("If-None-Match", &tag);
+    assert_eq!(known().send().await.unwrap().status(), StatusCode::NOT_MODIFIED);
+    assert_eq!(server.file(&file).await.unwrap(), first);
+    let head = reqwest::Client::new().head(server.get(&path).build().unwrap().url().clone());
+    let head = head.send().await.unwrap();
+    assert_eq!(head.headers()["etag"], tag);
+    assert_eq!(head.headers()["content-length"], first.len().to_string().as_str());
+    // As `restore` or a person would: written beside it, and moved over it.
+    let on_disk = data.path().join(&path[1..]);
+    let hints = format!("{path}.hints");
+    for text in ["one", "two"] {
+        let new = data.path().join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, on_disk.with_extension("hints")).unwrap();
+        let answer = server.get(&hints).send().await.unwrap();
+        let tag = answer.headers()["etag"].clone();
+        assert_eq!(answer.bytes().await.unwrap(), text);
+        let again = server.get(&hints).send().await.unwrap();
+        assert_eq!((&again.headers()["etag"], again.status()), (&tag, StatusCode::OK));
+        assert_eq!(again.bytes().await.unwrap(), text);
+        let known = server.get(&hints).header("If-None-Match", &tag).send().await.unwrap();
+        assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
+    }
+    fs::remove_file(&on_disk).unwrap();
+    assert_eq!(server.file(&file).await, None);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_answered_from_memory_is_counted_as_all_else_is() {
+    let data = data();
+    let server = Running::start(data.path()).await;
+    let path = "/r/main/metadata/1.root.json";
+    for _ in 0..3 {
+        server.get(path).send().await.unwrap();
+    }
+    let tag = server.get(path).send().await.unwrap().headers()["etag"].clone();
+    server.get(path).header("If-None-Match", &tag).send().await.unwrap();
+    let metrics = server.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let route = "route=\"/r/{realm}/{*path}\"";
+    for line in [
+        format!("shoal_registry_http_requests_total{{{route},method=\"GET\",code=\"200\"}} 4"),
+        format!("shoal_registry_http_requests_total{{{route},method=\"GET\",code=\"304\"}} 1"),
+        format!("shoal_registry_http_request_duration_seconds_count{{{route}}} 5"),
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} in {metrics}");
+    }
+    server.stop().await;
+}
