@@ -1,6 +1,10 @@
 //! Many hosts in one process, without agents: real keys, real certificates, real reports.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use anyhow::{Context as _, ensure};
 use ed25519_dalek::pkcs8::{EncodePrivateKey as _, spki::der::pem::LineEnding};
@@ -128,19 +132,36 @@ pub struct Release {
 /// # Errors
 /// When it cannot be written.
 pub fn release(version: u32) -> anyhow::Result<Release> {
-    let digest = Sha256::of(&version.to_be_bytes());
-    let hash = base32::encode(digest.0.get(..20).context("20 bytes")?);
-    let path = StorePath::from_base_name(&format!("{hash}-web-{version}"))?;
-    let info = PathInfo {
+    release_of(version, 1)
+}
+
+/// Returns a release like that, whose closure has so many paths.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn release_of(version: u32, paths: u32) -> anyhow::Result<Release> {
+    let path = |name: String| {
+        let digest = Sha256::of(name.as_bytes());
+        let hash = base32::encode(digest.0.get(..20).context("20 bytes")?);
+        anyhow::Ok((StorePath::from_base_name(&format!("{hash}-{name}"))?, digest))
+    };
+    let (root, nar_hash) = path(format!("web-{version}"))?;
+    let libraries = (1..paths).map(|number| path(format!("library-{number}")));
+    let libraries: Vec<_> = libraries.collect::<anyhow::Result<_>>()?;
+    let info = |path: &StorePath, nar_hash, references| PathInfo {
         path: path.clone(),
-        nar_hash: digest,
+        nar_hash,
         nar_size: 1000,
-        references: [path.clone()].into(),
+        references,
         deriver: None,
         signatures: Vec::new(),
         content_address: None,
     };
-    let closure = ClosureIndex::from_paths(&path, [&info])?;
+    let mut references: BTreeSet<_> = libraries.iter().map(|(path, _)| path.clone()).collect();
+    references.insert(root.clone());
+    let mut infos = vec![info(&root, nar_hash, references)];
+    infos.extend(libraries.iter().map(|(path, hash)| info(path, *hash, BTreeSet::new())));
+    let closure = ClosureIndex::from_paths(&root, &infos)?;
     let selector = Selector {
         system: System::parse("x86_64-linux")?,
         hosts: Vec::new(),
@@ -158,10 +179,10 @@ pub fn release(version: u32) -> anyhow::Result<Release> {
         provenance: BTreeMap::new(),
         entries: vec![Entry {
             selector,
-            path,
+            path: root,
             closure: closure.digest(),
-            paths: 1,
-            nar_size: 1000,
+            paths: closure.len() as u64,
+            nar_size: closure.nar_size(),
         }],
         shards: None,
         activation: Activation { kind: ActivationKind::None, timeout: 60 },

@@ -6,7 +6,7 @@
 //! Everything is signed before the clock starts. Prints one line of JSON; fails if what the
 //! database holds afterwards is not what was sent.
 //!
-//! `fleet simulate …` is in [`simulate`].
+//! `fleet simulate …` is in [`simulate`], `fleet serve …` and `fleet wait …` in [`serve`].
 
 use std::{
     collections::BTreeMap,
@@ -22,13 +22,14 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use tests::Service;
-use tests::fleet::{GROUP, Member, REALM, make_data};
+use tests::fleet::{GROUP, Member, REALM, Release, make_data};
 
 use connection::Connection;
 use process::{cpu, memory};
 
 mod connection;
 mod process;
+mod serve;
 mod simulate;
 
 fn main() -> anyhow::Result<()> {
@@ -38,13 +39,20 @@ fn main() -> anyhow::Result<()> {
     let print = |told: serde_json::Value| {
         std::io::stdout().write_all(format!("{told}\n").as_bytes()).context("standard output")
     };
-    if let [what, registry, folder, numbers @ ..] = words.as_slice()
-        && what == "simulate"
-    {
-        let simulation = simulate::Simulation::new(registry.into(), folder.into(), numbers)?;
-        let (told, well) = runtime.block_on(simulation.run())?;
-        print(told)?;
-        return well;
+    if let [what, registry, folder, numbers @ ..] = words.as_slice() {
+        let (registry, folder) = (registry.as_ref(), folder.as_ref());
+        match what.as_str() {
+            "simulate" => {
+                let (registry, folder) = (PathBuf::from(registry), PathBuf::from(folder));
+                let simulation = simulate::Simulation::new(registry, folder, numbers)?;
+                let (told, well) = runtime.block_on(simulation.run())?;
+                print(told)?;
+                return well;
+            }
+            "serve" => return runtime.block_on(serve::serve(registry, folder, print)),
+            "wait" => return print(runtime.block_on(serve::wait(registry, folder, numbers))?),
+            _ => {}
+        }
     }
     let [what, registry, folder, hosts, seconds, connections] = words.as_slice() else {
         bail!("usage: fleet ingest REGISTRY FOLDER HOSTS SECONDS CONNECTIONS");
@@ -265,6 +273,24 @@ async fn enrol(
     }
     members.sort_by_key(|(number, _)| *number);
     Ok(members.into_iter().map(|(_, member)| member).collect())
+}
+
+/// Publishes this version as a team does.
+async fn publish(address: &str, version: u32, release: Release) -> anyhow::Result<()> {
+    let parts = [("role", release.role), ("blob", release.manifest), ("blob", release.closure)];
+    let form = parts.into_iter().fold(reqwest::multipart::Form::new(), |form, (name, bytes)| {
+        form.part(name, reqwest::multipart::Part::bytes(bytes))
+    });
+    let http = reqwest::Client::builder().tls_certs_only([]).build()?;
+    let request = http.put(format!("http://{address}/api/v1/realms/{REALM}/roles/web"));
+    let request = match version {
+        1 => request.header("If-None-Match", "*"),
+        version => request.header("If-Match", format!("\"{}\"", version - 1)),
+    };
+    let response = request.multipart(form).send().await?;
+    let (status, body) = (response.status(), response.bytes().await?);
+    ensure!(status == 201, "{status}: {}", String::from_utf8_lossy(&body));
+    Ok(())
 }
 
 fn request(body: &[u8], address: &str) -> Vec<u8> {

@@ -23,3 +23,10 @@ pub(crate) fn memory(process: u32) -> anyhow::Result<u64> {
     let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kib / 1024)
 }
+
+/// Returns the memory of a process now, with its part of what it shares, in KiB.
+pub(crate) fn proportional_memory(process: u32) -> anyhow::Result<u64> {
+    let rollup = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).context("Pss")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}

@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::{
     connection::Connection,
-    enrol,
+    enrol, publish,
     process::{cpu, memory},
 };
 
@@ -86,7 +86,7 @@ impl Simulation {
         let server = self.start(&data, "127.0.0.1:0").await?;
         let address = server.url();
         let address = address.strip_prefix("http://").context("a plain address")?.to_owned();
-        publish(&address, 1).await?;
+        publish(&address, 1, release(1)?).await?;
         let members = enrol(&self.registry, &data, &server.url(), (self.hosts, 64)).await?;
         let root = std::fs::read(data.join("r/main/metadata/1.root.json"))?;
         let started = Instant::now();
@@ -105,7 +105,7 @@ impl Simulation {
             .collect();
 
         sleep_until(started + Duration::from_secs(self.seconds / 3)).await;
-        publish(&address, 2).await?;
+        publish(&address, 2, release(2)?).await?;
         let published = Instant::now();
         sleep_until(started + Duration::from_secs(self.seconds * 2 / 3)).await;
         let mut spent = Spent::default();
@@ -163,25 +163,6 @@ impl Simulation {
         shared.extend(kept.into_values().map(|hosts| (hosts, false)));
         shared
     }
-}
-
-/// Publishes this version as a team does.
-async fn publish(address: &str, version: u32) -> anyhow::Result<()> {
-    let release = release(version)?;
-    let parts = [("role", release.role), ("blob", release.manifest), ("blob", release.closure)];
-    let form = parts.into_iter().fold(reqwest::multipart::Form::new(), |form, (name, bytes)| {
-        form.part(name, reqwest::multipart::Part::bytes(bytes))
-    });
-    let http = reqwest::Client::builder().tls_certs_only([]).build()?;
-    let request = http.put(format!("http://{address}/api/v1/realms/{REALM}/roles/web"));
-    let request = match version {
-        1 => request.header("If-None-Match", "*"),
-        version => request.header("If-Match", format!("\"{}\"", version - 1)),
-    };
-    let response = request.multipart(form).send().await?;
-    let (status, body) = (response.status(), response.bytes().await?);
-    ensure!(status == 201, "{status}: {}", String::from_utf8_lossy(&body));
-    Ok(())
 }
 
 /// Ends the registry as systemd does, and adds what it took to what others before it did.
