@@ -136,7 +136,8 @@ mod tests {
     fn every_route_is_documented_but_for_plain_files_and_the_description_itself() {
         let (ours, _tests) = include_str!("router.rs").split_once("#[cfg(test)]").unwrap();
         let bare: Vec<_> = ours.lines().filter(|line| line.contains(".route(")).collect();
-        let known = ["(TIMESTAMP,", "(FILE,", "/cache/", "/openapi.json", "/docs\"", "/docs/style.css"];
+        let known =
+            ["(TIMESTAMP,", "(FILE,", "/cache/", "/openapi.json", "/docs\"", "/docs/style.css"];
         assert_eq!(bare.len(), known.len(), "documented routes are added with `routes!`");
         for (line, known) in bare.iter().zip(known) {
             assert!(line.contains(known), "{line}");

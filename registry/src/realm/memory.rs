@@ -77,7 +77,8 @@ impl Memory {
     /// Returns a file that is on the disk as it was when it was read.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Remembered>> {
         let found = self.lock().find(name)?;
-        let unchanged = std::fs::metadata(&found.path).is_ok_and(|it| Stamp::of(&it) == found.stamp);
+        let unchanged =
+            std::fs::metadata(&found.path).is_ok_and(|it| Stamp::of(&it) == found.stamp);
         if unchanged {
             return Some(found);
         }

@@ -12,6 +12,10 @@ use crate::db::hosts::{HostPage, HostQuery, Place, Sort};
 /// The most hosts that are looked at for one page.
 const LOOK: usize = 20_000;
 
+/// Up to how many hosts of the wanted states are all looked at and sorted, instead of looking among
+/// all hosts of the realm for them.
+const FEW: i64 = 5000;
+
 /// The list of all hosts; no group has this name.
 const ALL: &str = "";
 
@@ -211,6 +215,48 @@ impl<'a> Walk<'a> {
 
     /// Those that never spoke first, then those that count as silent, then the others.
     fn by_silence(&mut self) -> Result<(), DbError> {
+        let mut count = self.db.prepare_cached(
+            "SELECT hosts FROM counts WHERE realm = ?1 AND list = ?2 AND shown = ?3",
+        )?;
+        let mut wanted = 0;
+        for state in StateWord::ALL.into_iter().filter(|state| self.wants(*state)) {
+            let params = params![self.query.realm.as_str(), self.list, lists::rank(state)];
+            wanted += count.query_row(params, |row| row.get::<_, i64>(0)).optional()?.unwrap_or(0);
+        }
+        if wanted <= FEW { self.sort_by_silence() } else { self.walk_by_silence() }
+    }
+
+    /// Sorts the few that are wanted.
+    fn sort_by_silence(&mut self) -> Result<(), DbError> {
+        let after = &self.query.after;
+        let order = |place: &Place| (place.part, place.at, place.key);
+        let mut select = self.db.prepare_cached(
+            "SELECT name, id, CASE WHEN heard = 1 THEN 2 ELSE at IS NOT NULL END, coalesce(at, 0)
+             FROM members JOIN reports USING (id) WHERE realm = ?1 AND list = ?2 AND shown = ?3",
+        )?;
+        let mut found = Vec::new();
+        for state in StateWord::ALL.into_iter().filter(|state| self.wants(*state)) {
+            let params = params![self.query.realm.as_str(), self.list, lists::rank(state)];
+            let mut rows = select.query(params)?;
+            while let Some(row) = rows.next()? {
+                let (name, key, part, at) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+                let place = Place { part, at, name, key };
+                if order(&place) > order(after)
+                    && place.name.starts_with(self.begin)
+                    && self.has_label(key, &place.name)?
+                {
+                    found.push(place);
+                }
+            }
+        }
+        found.sort_by_key(order);
+        found.truncate(self.query.limit + 1);
+        self.found = found;
+        Ok(())
+    }
+
+    /// Looks along all hosts of the realm for those that are wanted.
+    fn walk_by_silence(&mut self) -> Result<(), DbError> {
         let runs = [
             "SELECT id, 0 FROM reports WHERE heard = 0 AND at IS NULL AND id > ?2 AND ?1 = 0
              ORDER BY id",
@@ -248,5 +294,72 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pages through a list in one of the two ways, and returns the names.
+    fn names(
+        db: &Connection,
+        mut query: HostQuery,
+        by_silence: impl Fn(&mut Walk<'_>) -> Result<(), DbError>,
+    ) -> Vec<String> {
+        let mut names = Vec::new();
+        loop {
+            let mut walk = Walk::new(db, &query);
+            by_silence(&mut walk).unwrap();
+            let mut found = walk.found;
+            let more = found.len() > query.limit;
+            found.truncate(query.limit);
+            names.extend(found.iter().map(|place| place.name.clone()));
+            let Some(last) = found.pop().filter(|_| more) else { return names };
+            query.after = last;
+        }
+    }
+
+    #[test]
+    fn the_few_that_are_wanted_are_found_in_the_order_in_which_all_are_looked_through() {
+        let folder = tempfile::tempdir().unwrap();
+        let (db, _) = super::super::connect(folder.path()).unwrap();
+        for number in 0..60i64 {
+            let (name, shown) =
+                (format!("{}-{number}", ["db", "web"][(number % 2) as usize]), number % 3);
+            let at = (number % 5 != 0).then_some(number * 7 % 11);
+            let heard = at.map_or(0, |_| number % 2);
+            db.execute(
+                "INSERT INTO hosts (id, realm, host, name, certificate, enrolled_at, shown)
+                 VALUES (?1, 'main', ?1, ?2, '{}', 0, ?3)",
+                params![number + 1, name, shown],
+            )
+            .unwrap();
+            let report = "INSERT INTO reports (id, at, heard) VALUES (?1, ?2, ?3)";
+            db.execute(report, params![number + 1, at, heard]).unwrap();
+            for list in ["", "eu-prod"].into_iter().take(1 + usize::from(number % 4 == 0)) {
+                let member = "INSERT INTO members VALUES ('main', ?1, ?2, ?3, ?4)";
+                db.execute(member, params![list, name, number + 1, shown]).unwrap();
+            }
+        }
+        let two = vec![lists::word(0).unwrap(), lists::word(2).unwrap()];
+        let (eu, web) = (GroupName::parse("eu-prod").unwrap(), "web".to_owned());
+        for limit in [1, 7, 100] {
+            for (group, states, begin, count) in [
+                (None, None, None, 60),
+                (None, Some(two.clone()), None, 40),
+                (Some(eu.clone()), None, None, 15),
+                (Some(eu.clone()), Some(two.clone()), None, 10),
+                (None, Some(two.clone()), Some(web.clone()), 20),
+                (Some(eu.clone()), Some(vec![]), None, 0),
+            ] {
+                let realm = shared::id::RealmName::parse("main").unwrap();
+                let first = HostQuery { sort: Sort::Seen, ..HostQuery::first(realm, limit) };
+                let query = HostQuery { group, states, begin, ..first };
+                let sorted = names(&db, query.clone(), |it| it.sort_by_silence());
+                assert_eq!(sorted, names(&db, query, |it| it.walk_by_silence()));
+                assert_eq!(sorted.len(), count);
+            }
+        }
     }
 }

@@ -25,8 +25,9 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::{
     connection::Connection,
-    enrol, publish,
+    enrol,
     process::{cpu, memory},
+    publish,
 };
 
 mod host;
