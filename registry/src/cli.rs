@@ -36,6 +36,7 @@ mod status;
 mod team;
 mod trust;
 mod verify;
+mod watch;
 
 /// Publishes signed desired state for groups of Nix machines, and collects their reports.
 #[derive(Debug, Parser)]

@@ -21,6 +21,8 @@ use store::net::{
 };
 use url::Url;
 
+pub(crate) mod events;
+
 use crate::{config::Settings, trusted_realm};
 
 /// The longest answer of the API that is read.
@@ -255,17 +257,26 @@ impl Client {
 
     /// Sends a request and reads its answer, or the problem that is told instead.
     async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Problem> {
-        let response = request.send().await.map_err(|error| self.unreachable(error).problem())?;
-        let status = response.status();
+        let response = self.good(request).await?;
         let url = response.url().to_string();
         let body = body(response, &url, MAX_ANSWER).await.map_err(|error| error.problem())?;
+        serde_json::from_slice(&body).map_err(|error| {
+            Problem::from_error(Kind::Runtime, "answer", &error)
+                .because(format!("while reading the answer of `{url}`"))
+                .fix("use the same version of this program as the registry")
+        })
+    }
+
+    /// Sends a request, and returns the answer before its body is read, or the problem that is told
+    /// instead.
+    async fn good(&self, request: RequestBuilder) -> Result<Response, Problem> {
+        let response = request.send().await.map_err(|error| self.unreachable(error).problem())?;
+        let status = response.status();
         if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|error| {
-                Problem::from_error(Kind::Runtime, "answer", &error)
-                    .because(format!("while reading the answer of `{url}`"))
-                    .fix("use the same version of this program as the registry")
-            });
+            return Ok(response);
         }
+        let url = response.url().to_string();
+        let body = body(response, &url, MAX_ANSWER).await.map_err(|error| error.problem())?;
         Err(serde_json::from_slice(&body)
             .unwrap_or_else(|_| ReadError::Status { url, status }.problem()))
     }

@@ -5,7 +5,7 @@ use std::{
     io::{self, BufRead as _, IsTerminal as _, Write as _},
 };
 
-use anstream::ColorChoice;
+use anstream::{AutoStream, ColorChoice, adapter::strip_str};
 use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::OwoColorize as _;
 use serde::Serialize;
@@ -87,6 +87,54 @@ impl Output {
         }
     }
 
+    /// Prints one of many answers, and says whether anybody still reads them.
+    pub(crate) fn follow(&self, text: &str, json: &Value) -> Result<bool, Problem> {
+        let written = match self.format {
+            Format::Text => {
+                let text = fit(text, io::stdout().is_terminal());
+                let mut stdout = anstream::stdout();
+                stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+            }
+            Format::Json => {
+                let mut stdout = io::stdout().lock();
+                let line = format!("{}\n", human::plain_json(&json.to_string()));
+                stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush())
+            }
+        };
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            other => other.map(|()| true).map_err(|error| unwritten(&error)),
+        }
+    }
+
+    /// Says whether an answer can be painted over the one before.
+    pub(crate) fn paints(&self) -> bool {
+        let smart = std::env::var_os("TERM").is_some_and(|term| term != "dumb");
+        self.format == Format::Text && smart && io::stdout().is_terminal()
+    }
+
+    /// Paints the whole terminal; what does not fit is left out, and told.
+    pub(crate) fn paint(&self, text: &str) -> Result<(), Problem> {
+        let (rows, columns) = console::Term::stdout().size();
+        let (rows, columns) = (usize::from(rows.max(2)) - 1, usize::from(columns));
+        let text = fit(text, true);
+        let coloured = AutoStream::choice(&io::stdout()) != ColorChoice::Never;
+        let lines: Vec<&str> = text.lines().collect();
+        let most = if lines.len() > rows { rows.saturating_sub(1) } else { lines.len() };
+        // To the corner; each line to its end, and what was below it is gone.
+        let mut screen = "\u{1b}[H".to_owned();
+        for line in lines.iter().take(most) {
+            let line = console::truncate_str(line, columns, "");
+            let line = if coloured { line } else { strip_str(&line).to_string().into() };
+            screen.push_str(&format!("{line}\u{1b}[0m\u{1b}[K\r\n"));
+        }
+        if lines.len() > most {
+            screen.push_str(&format!("and {} more lines\u{1b}[K\r\n", lines.len() - most));
+        }
+        screen.push_str("\u{1b}[J");
+        write_all(io::stdout().lock(), screen.as_bytes())
+    }
+
     /// Prints bytes that are the answer as they are.
     pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), Problem> {
         write_all(io::stdout().lock(), bytes)
@@ -101,6 +149,10 @@ impl Output {
 
     /// Tells a problem, whatever the options say.
     pub(crate) fn problem(&self, problem: &Problem) {
+        if problem.kind == Kind::Interrupted {
+            // Whoever stopped it knows.
+            return;
+        }
         let rendered = problem.render();
         match self.format {
             Format::Text => {
@@ -205,8 +257,12 @@ fn write_all(mut stream: impl io::Write, bytes: &[u8]) -> Result<(), Problem> {
     match written {
         // Whoever read our answer has had enough of it.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|error| Problem::from_error(Kind::Runtime, "output", &error)),
+        other => other.map_err(|error| unwritten(&error)),
     }
+}
+
+fn unwritten(error: &io::Error) -> Problem {
+    Problem::from_error(Kind::Runtime, "output", error)
 }
 
 /// Writes to stderr; when even that fails there is nobody left to tell.

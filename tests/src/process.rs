@@ -279,7 +279,21 @@ impl Service {
     /// When it does not end within a minute.
     #[track_caller]
     pub fn terminate(&mut self) -> Option<i32> {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("it is our own child");
+        self.end_by(Signal::TERM)
+    }
+
+    /// Stops it as Ctrl-C does (SIGINT), waits for it, and returns its exit code, if it chose one.
+    ///
+    /// # Panics
+    /// When it does not end within a minute.
+    #[track_caller]
+    pub fn interrupt(&mut self) -> Option<i32> {
+        self.end_by(Signal::INT)
+    }
+
+    #[track_caller]
+    fn end_by(&mut self, signal: Signal) -> Option<i32> {
+        kill_process(Pid::from_child(&self.child), signal).expect("it is our own child");
         let ended = format!("{} ends", self.line);
         crate::eventually(&ended, || self.child.try_wait().expect("it is our own child")).code()
     }

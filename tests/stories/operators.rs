@@ -1,7 +1,7 @@
 //! What operators look at all day: hosts, why they are not there yet, what differs, how the fleet is.
 
 use serde_json::Value;
-use tests::{Builder, Host, Realm, Signer, run, tool};
+use tests::{Builder, Host, Realm, Service, Signer, run, tool};
 
 /// A realm whose group `eu` takes profile `web` from the builder's cache, and the team that
 /// publishes it.
@@ -224,6 +224,26 @@ fn the_fleet_is_told_at_a_glance_and_the_doctor_says_what_to_do() {
     let told = world.operator().run(&["doctor"]);
     assert!(told.stdout.contains("✗ registry") && told.stdout.contains("next: "), "{told}");
     told.fails(1);
+}
+
+#[test]
+fn who_watches_is_told_what_changes_until_they_have_seen_enough() {
+    let (world, host) = World::failed();
+    let mut json_lines = world.operator().registry();
+    let mut list =
+        Service::start(json_lines.args(["hosts", "eu", "--watch", "--json"]), "hosts.v1");
+    let mut text = world.operator().registry();
+    let mut one = Service::start(text.args(["host", "host-1", "--watch"]), "host-1 · ");
+    world.publish("echo four", "4.0");
+    host.run(&["once"]).ok();
+    let event = json(&format!("{}\n", list.says("\"host.converged\"")));
+    assert_eq!((&event["schema"], &event["host"]["name"]), (&"event.v1".into(), &"host-1".into()));
+    one.says("  host-1  ✓= converged");
+    one.says("host-1 · ✓= converged");
+    for watcher in [&mut list, &mut one] {
+        assert_eq!(watcher.interrupt(), Some(130));
+        assert!(!watcher.talk().contains("error["), "stopped without a word");
+    }
 }
 
 #[test]

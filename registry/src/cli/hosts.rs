@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::{
-    api::{HostCounts, HostSummary},
+    api::{HostCounts, HostSummary, StreamEvent},
     human,
     id::{GroupName, LabelName, LabelValue},
     problem::Problem,
@@ -15,7 +15,12 @@ use shared::{
     time::Time,
 };
 
-use super::{Context, host::label, near, shown};
+use super::{
+    Context,
+    host::label,
+    near, shown,
+    watch::{self, Effect, View},
+};
 use crate::{client::Client, table};
 
 const HEADING: [&str; 7] = ["HOST", "PROFILE", "STATE", "VERSION", "SINCE", "SEEN", "REASON"];
@@ -32,8 +37,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
     /// Only how many hosts there are in each state
-    #[arg(long, conflicts_with_all = ["state", "label", "begin", "sort", "limit"])]
+    #[arg(long, conflicts_with_all = ["state", "label", "begin", "sort", "limit", "watch"])]
     counts: bool,
+    /// Stay, and tell what changes
+    #[arg(long)]
+    watch: bool,
 }
 
 /// Which hosts are meant; the registry finds them, so that a large fleet is not sent for a few.
@@ -115,6 +123,17 @@ impl Filter {
         query.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
+    /// Says whether a host is one of those that are meant.
+    fn is(&self, host: &HostSummary) -> bool {
+        // The registry lists nobody whose reports do not count any more.
+        let code = host.reason.as_ref().map(|reason| reason.code.as_str());
+        !matches!(code, Some("revoked" | "replaced"))
+            && self.group.as_ref().is_none_or(|group| host.groups.contains(group))
+            && self.states().is_none_or(|states| states.contains(&host.state))
+            && self.label.as_ref().is_none_or(|(name, value)| host.labels.get(name) == Some(value))
+            && self.begin.as_ref().is_none_or(|begin| host.name.as_str().starts_with(begin))
+    }
+
     fn asks_for_all(&self) -> bool {
         self.state.is_empty() && self.label.is_none() && self.begin.is_none()
     }
@@ -145,33 +164,109 @@ impl Line<'_> {
 /// Prints the list.
 pub(crate) async fn run(args: Args, context: &Context<'_>) -> Result<(), Problem> {
     let client = Client::of(&context.settings)?;
-    let group = args.filter.group.as_ref();
-    let query: Vec<_> = group.map(|group| ("group", group.to_string())).into_iter().collect();
-    let counts: HostCounts = client.get("counts", &query).await?;
-    if counts.hosts == 0
-        && let Some(group) = group
+    let all = counts(&client, &args.filter).await?;
+    if all.hosts == 0
+        && let Some(group) = &args.filter.group
     {
         near::known_group(&client, group).await?;
     }
     if args.counts {
-        return count(&counts, context);
+        return count(&all, context);
     }
-    let mut query = args.filter.query();
-    let order = args.sort.to_possible_value();
-    query.extend(order.map(|order| ("sort", order.get_name().to_owned())));
-    let most = args.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let page = client.pages::<HostSummary>("hosts", &query, most).await?;
-    let text = table(&page.items, &args.filter, Timestamp::now());
-    context.output.data(&text, &json(&page.items, &args.filter, &counts, page.as_of))?;
-    let all = usize::try_from(counts.hosts).unwrap_or(usize::MAX);
-    if all == 0 {
+    let is_watched = args.watch;
+    let mut found = Found { client, args, counts: all, hosts: Vec::new() };
+    if is_watched {
+        let group = found.args.filter.group.as_ref();
+        let which = group.map(|group| ("group", group.to_string())).into_iter().collect();
+        return watch::watch(&found.client.clone(), which, found, context).await;
+    }
+    found.ask().await?;
+    context.output.data(&found.text(Timestamp::now()), &found.json())?;
+    if found.counts.hosts == 0 {
         context.output.say("No host has enrolled yet.");
         context.output.say("Next: registry host enroll-token --group GROUP");
-    } else if page.items.len() < all || !args.filter.asks_for_all() {
-        let of = human::count(all, "host");
-        context.output.say(&format!("{} of {of} shown", page.items.len()));
+    } else if let Some(line) = found.share() {
+        context.output.say(&line);
     }
     Ok(())
+}
+
+async fn counts(client: &Client, filter: &Filter) -> Result<HostCounts, Problem> {
+    let group = filter.group.as_ref().map(|group| ("group", group.to_string()));
+    client.get("counts", group.as_slice()).await
+}
+
+/// The hosts that were found, as they were last told.
+struct Found {
+    client: Client,
+    args: Args,
+    /// Of the whole group, or the whole fleet.
+    counts: HostCounts,
+    hosts: Vec<HostSummary>,
+}
+
+impl Found {
+    /// Says how many of all hosts are shown, where that is not all.
+    fn share(&self) -> Option<String> {
+        let all = usize::try_from(self.counts.hosts).unwrap_or(usize::MAX);
+        let of = human::count(all, "host");
+        let is_part = self.hosts.len() < all || !self.args.filter.asks_for_all();
+        is_part.then(|| format!("{} of {of} shown", self.hosts.len()))
+    }
+
+    /// Puts a host where it belongs, as the registry would list it.
+    fn put(&mut self, host: &HostSummary) {
+        self.hosts.push(host.clone());
+        // A stable order of them all: what is equal is by name.
+        self.hosts.sort_by(|a, b| a.name.cmp(&b.name));
+        match self.args.sort {
+            Sort::Name => {}
+            Sort::State => self.hosts.sort_by_key(|host| host.state),
+            Sort::Seen => self.hosts.sort_by_key(|host| host.reported_at.map(Time::as_second)),
+        }
+    }
+}
+
+impl View for Found {
+    async fn ask(&mut self) -> Result<(), Problem> {
+        self.counts = counts(&self.client, &self.args.filter).await?;
+        let mut query = self.args.filter.query();
+        let order = self.args.sort.to_possible_value();
+        query.extend(order.map(|order| ("sort", order.get_name().to_owned())));
+        let most = self.args.limit.and_then(|limit| usize::try_from(limit).ok());
+        let page = self.client.pages("hosts", &query, most.unwrap_or(usize::MAX)).await?;
+        self.hosts = page.items;
+        Ok(())
+    }
+
+    fn apply(&mut self, event: &StreamEvent) -> Effect {
+        let Some(host) = &event.host else {
+            // Hosts that come or go change how many there are.
+            let counts = ["host.enrolled", "host.revoked"].contains(&event.r#type.as_str());
+            return if counts { Effect::Ask } else { Effect::None };
+        };
+        let before = self.hosts.len();
+        self.hosts.retain(|known| known.host != host.host);
+        let was_shown = self.hosts.len() < before;
+        let is_shown = self.args.filter.is(host);
+        if is_shown {
+            self.put(host);
+        }
+        match (was_shown || is_shown, self.args.limit) {
+            (false, _) => Effect::None,
+            (true, None) => Effect::Seen,
+            // Who moves up when one goes, only the registry knows.
+            (true, Some(_)) => Effect::Ask,
+        }
+    }
+
+    fn text(&self, now: Timestamp) -> String {
+        table(&self.hosts, &self.args.filter, now)
+    }
+
+    fn json(&self) -> Value {
+        json(&self.hosts, &self.args.filter, &self.counts)
+    }
 }
 
 /// Prints how many hosts there are in each state, the one that needs somebody's eye first at the top.
@@ -238,7 +333,7 @@ fn row(line: &Line<'_>, now: Timestamp) -> [String; 7] {
     ]
 }
 
-fn json(hosts: &[HostSummary], filter: &Filter, counts: &HostCounts, as_of: Time) -> Value {
+fn json(hosts: &[HostSummary], filter: &Filter, counts: &HostCounts) -> Value {
     let json_line = |line: &Line<'_>| {
         json!({
             "host": line.host.name,
@@ -255,7 +350,7 @@ fn json(hosts: &[HostSummary], filter: &Filter, counts: &HostCounts, as_of: Time
         })
     };
     let lines: Vec<_> = lines(hosts, filter).iter().map(json_line).collect();
-    json!({"schema": "hosts.v1", "hosts": lines, "of": counts.hosts, "as_of": as_of})
+    json!({"schema": "hosts.v1", "hosts": lines, "of": counts.hosts, "as_of": counts.as_of})
 }
 
 #[cfg(test)]
@@ -326,7 +421,43 @@ mod tests {
         let counts: HostCounts = examples::answer(json!({
             "hosts": 24, "states": {"converged": 19}, "as_of": "2026-03-01T14:08:20Z"
         }));
-        let json = json(&examples::hosts()[1..2], &Filter::default(), &counts, counts.as_of);
+        let json = json(&examples::hosts()[1..2], &Filter::default(), &counts);
         expect![[r#"{"as_of":"2026-03-01T14:08:20Z","hosts":[{"agent":"0.1.0","groups":["web"],"host":"web-17","id":"7765622d31377765622d31377765622d31377765622d31377765622d31377765","labels":{"region":"eu"},"next":"agent retry app","profile":{"attempt":null,"group":"web","healthy_since":null,"next":"agent retry app","profile":"app","reason":{"code":"health_failed","text":"http-8080: answered 502 \u001b[31m3 times\u202e"},"running":{"epoch":0,"generation":118,"path":"/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-app-2.9","version":41},"since":"2026-03-01T14:04:20Z","state":"rolled_back","wanted":{"epoch":0,"path":"/nix/store/bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb-app-3.0","version":42}},"reason":{"code":"health_failed","text":"http-8080: answered 502 \u001b[31m3 times\u202e"},"reported_at":"2026-03-01T14:08:11Z","since":"2026-03-01T14:04:20Z","state":"rolled_back"}],"of":24,"schema":"hosts.v1"}"#]].assert_eq(&human::plain_json(&json.to_string()));
+    }
+
+    #[test]
+    fn a_watched_list_follows_what_hosts_say() {
+        let client = Client::new("http://127.0.0.1:1", "main").unwrap();
+        let args = Args {
+            filter: filter("!converged"),
+            sort: Sort::State,
+            limit: None,
+            counts: false,
+            watch: true,
+        };
+        let counts = examples::answer(json!({
+            "hosts": 5, "states": {}, "as_of": "2026-03-01T14:08:20Z"
+        }));
+        let mut found = Found { client, args, counts, hosts: examples::hosts()[2..4].to_vec() };
+        let event = |host: &HostSummary| -> StreamEvent {
+            examples::answer(json!({
+                "number": 1, "type": "host.x", "at": "2026-03-01T14:08:20Z", "host": host,
+            }))
+        };
+        let names = |found: &Found| -> Vec<String> {
+            found.hosts.iter().map(|host| host.name.to_string()).collect()
+        };
+        // One that is worse than all comes first; one that is well again goes; others are not shown.
+        assert_eq!(found.apply(&event(&examples::hosts()[1])), Effect::Seen);
+        assert_eq!(names(&found), ["web-17", "web-09", "web-04"]);
+        let well = HostSummary { state: StateWord::Converged, ..examples::hosts()[2].clone() };
+        assert_eq!(found.apply(&event(&well)), Effect::Seen);
+        assert_eq!(found.apply(&event(&well)), Effect::None);
+        assert_eq!(names(&found), ["web-17", "web-04"]);
+        let mut revoked = examples::hosts().remove(0);
+        revoked.reason.as_mut().unwrap().code = "revoked".to_owned();
+        assert_eq!(found.apply(&event(&revoked)), Effect::None);
+        found.args.limit = Some(1);
+        assert_eq!(found.apply(&event(&examples::hosts()[3])), Effect::Ask);
     }
 }

@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use owo_colors::OwoColorize as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::{
-    api::{Fleet, Freshness, GroupCounts, HostSummary},
+    api::{Fleet, Freshness, GroupCounts, HostSummary, StreamEvent},
     human,
     problem::Problem,
     state_word::StateWord,
 };
 
-use super::{Context, shown};
+use super::{
+    Context, shown,
+    watch::{self, Effect, View},
+};
 use crate::{client::Client, output::joined, table};
 
 /// Groups that are listed; `registry group list` has all.
@@ -20,15 +23,47 @@ const GROUPS: usize = 30;
 
 /// Show the fleet at a glance: hosts by state and group, who needs attention, how fresh all of it is
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Stay, and tell what changes
+    #[arg(long)]
+    watch: bool,
+}
 
 /// Prints the status.
-pub(crate) async fn run(_args: &Args, context: &Context<'_>) -> Result<(), Problem> {
+pub(crate) async fn run(args: &Args, context: &Context<'_>) -> Result<(), Problem> {
     let client = Client::of(&context.settings)?;
-    let fleet: Fleet = client.get("fleet", &[]).await?;
-    let text = render(&fleet, Timestamp::now());
-    let json = joined(&fleet, json!({"schema": "status.v1"}));
-    context.output.data(&text, &json)
+    let mut glance = Glance { client: client.clone(), fleet: None };
+    if args.watch {
+        return watch::watch(&client, Vec::new(), glance, context).await;
+    }
+    glance.ask().await?;
+    context.output.data(&glance.text(Timestamp::now()), &glance.json())
+}
+
+/// The fleet as it was last told.
+struct Glance {
+    client: Client,
+    fleet: Option<Fleet>,
+}
+
+impl View for Glance {
+    async fn ask(&mut self) -> Result<(), Problem> {
+        self.fleet = Some(self.client.get("fleet", &[]).await?);
+        Ok(())
+    }
+
+    fn apply(&mut self, event: &StreamEvent) -> Effect {
+        let is_news = event.host.is_some() || event.publication.is_some() || event.entry.is_some();
+        if is_news { Effect::Ask } else { Effect::None }
+    }
+
+    fn text(&self, now: Timestamp) -> String {
+        self.fleet.as_ref().map(|fleet| render(fleet, now)).unwrap_or_default()
+    }
+
+    fn json(&self) -> Value {
+        joined(&self.fleet, json!({"schema": "status.v1"}))
+    }
 }
 
 /// Writes the whole screen.

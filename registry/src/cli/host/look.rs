@@ -3,9 +3,9 @@
 
 use jiff::Timestamp;
 use owo_colors::OwoColorize as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::{
-    api::{HostAttempt, HostDetail, ManifestDiff, ManifestSummary, Page},
+    api::{HostAttempt, HostDetail, HostSummary, ManifestDiff, ManifestSummary, Page, StreamEvent},
     human,
     id::{GroupName, LabelName, LabelValue},
     problem::Problem,
@@ -13,7 +13,10 @@ use shared::{
     state_word::StateWord,
 };
 
-use super::super::{Context, near, shown};
+use super::super::{
+    Context, near, shown,
+    watch::{self, Effect, View},
+};
 use crate::{client::Client, output::joined, table};
 
 /// The commands beside the name of a host, for whoever mistypes one.
@@ -38,6 +41,9 @@ pub(crate) struct Look {
         num_args = 0..=1, default_missing_value = "",
     )]
     log: Option<String>,
+    /// Stay, and tell what changes
+    #[arg(long, requires = "host", conflicts_with = "log")]
+    watch: bool,
 }
 
 /// Prints what was asked for.
@@ -61,30 +67,86 @@ pub(crate) async fn run(look: &Look, host: &str, context: &Context<'_>) -> Resul
     if let Some(attempt) = &look.log {
         return log(&client, &detail, attempt, context).await;
     }
-    let now = Timestamp::now();
-    let mut text = head(&detail, now);
-    if look.why {
-        let mut whys = Vec::new();
-        for profile in &detail.summary.profiles {
-            if profile.state != StateWord::Converged || detail.summary.state == StateWord::Stale {
-                whys.push(Why::ask(&client, &detail, profile).await?);
-            }
-        }
-        text.push_str(&why(&detail, &whys, now));
-        let whys: Vec<_> = whys.iter().map(Why::json).collect();
-        let json = joined(&detail, json!({"schema": "host.v1", "why": whys}));
-        return context.output.data(&text, &json);
+    let is_converged = detail.summary.state == StateWord::Converged;
+    let name = detail.summary.name.clone();
+    let wants_why = look.why;
+    let mut looked = Looked { client, detail, wants_why, attempts: Vec::new(), whys: Vec::new() };
+    if look.watch {
+        let which = match looked.detail.summary.groups.as_slice() {
+            [group] => vec![("group", group.to_string())],
+            _ => Vec::new(),
+        };
+        return watch::watch(&looked.client.clone(), which, looked, context).await;
     }
-    let query = [("limit", ATTEMPTS.to_string())];
-    let attempts: Page<HostAttempt> = client.get(&path(&detail, "attempts"), &query).await?;
-    text.push_str(&profiles(&detail, now));
-    text.push_str(&list(&attempts.items, now));
-    let json = joined(&detail, json!({"schema": "host.v1", "attempts": attempts.items}));
-    context.output.data(&text, &json)?;
-    if detail.summary.state != StateWord::Converged {
-        context.output.say(&format!("Next: registry host {} --why", detail.summary.name));
+    looked.gather().await?;
+    context.output.data(&looked.text(Timestamp::now()), &looked.json())?;
+    if !is_converged && !wants_why {
+        context.output.say(&format!("Next: registry host {name} --why"));
     }
     Ok(())
+}
+
+/// A host as it was last told.
+struct Looked {
+    client: Client,
+    detail: HostDetail,
+    wants_why: bool,
+    attempts: Vec<HostAttempt>,
+    whys: Vec<Why>,
+}
+
+impl Looked {
+    /// Asks for what stands beside the host itself.
+    async fn gather(&mut self) -> Result<(), Problem> {
+        if !self.wants_why {
+            let query = [("limit", ATTEMPTS.to_string())];
+            let attempts = path(&self.detail, "attempts");
+            let page: Page<HostAttempt> = self.client.get(&attempts, &query).await?;
+            self.attempts = page.items;
+            return Ok(());
+        }
+        self.whys.clear();
+        let HostSummary { state, profiles, .. } = &self.detail.summary;
+        for profile in profiles {
+            if profile.state != StateWord::Converged || *state == StateWord::Stale {
+                self.whys.push(Why::ask(&self.client, &self.detail, profile).await?);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl View for Looked {
+    async fn ask(&mut self) -> Result<(), Problem> {
+        let host = format!("hosts/{}", self.detail.summary.host);
+        self.detail = self.client.get(&host, &[]).await?;
+        self.gather().await
+    }
+
+    fn apply(&mut self, event: &StreamEvent) -> Effect {
+        let own = &self.detail.summary;
+        let is_own = event.host.as_ref().is_some_and(|host| host.host == own.host);
+        let published = event.publication.as_ref();
+        let wants = published.is_some_and(|it| own.groups.contains(it.target.group()));
+        if is_own || wants { Effect::Ask } else { Effect::None }
+    }
+
+    fn text(&self, now: Timestamp) -> String {
+        let head = head(&self.detail, now);
+        if self.wants_why {
+            return head + &why(&self.detail, &self.whys, now);
+        }
+        head + &profiles(&self.detail, now) + &list(&self.attempts, now)
+    }
+
+    fn json(&self) -> Value {
+        let more = if self.wants_why {
+            json!({"schema": "host.v1", "why": self.whys.iter().map(Why::json).collect::<Vec<_>>()})
+        } else {
+            json!({"schema": "host.v1", "attempts": self.attempts})
+        };
+        joined(&self.detail, more)
+    }
 }
 
 /// What a host is, and its freshest statement.
@@ -313,7 +375,7 @@ impl Why {
         Ok(Self { profile: profile.clone(), in_force, change, attempt })
     }
 
-    fn json(&self) -> serde_json::Value {
+    fn json(&self) -> Value {
         json!({
             "profile": self.profile,
             "in_force": self.in_force,

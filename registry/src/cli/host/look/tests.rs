@@ -1,5 +1,5 @@
 use expect_test::expect;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::*;
 use crate::cli::examples::{answer, now, path};
