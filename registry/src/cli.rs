@@ -128,6 +128,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Config(config::Command),
     Completions(completions::Args),
+    CompleteNames(completions::Names),
 }
 
 impl Command {
@@ -211,6 +212,7 @@ async fn dispatch(command: Command, context: &Context<'_>) -> Result<(), Problem
         Command::Cache(command) => cache::run(command, context).await,
         Command::ClosureIndex(args) => closure_index::run(args, context).await,
         Command::Config(command) => config::run(&command, context),
-        Command::Completions(args) => completions::run(&args, context.output),
+        Command::Completions(args) => completions::run(&args, context),
+        Command::CompleteNames(args) => completions::names(&args, context).await,
     }
 }

@@ -1,7 +1,7 @@
 //! What operators look at all day: hosts, why they are not there yet, what differs, how the fleet is.
 
 use serde_json::Value;
-use tests::{Builder, Host, Realm, Service, Signer, run, tool};
+use tests::{Builder, Host, Realm, Service, Signer, bin, run, tool};
 
 /// A realm whose group `eu` takes profile `web` from the builder's cache, and the team that
 /// publishes it.
@@ -244,6 +244,47 @@ fn who_watches_is_told_what_changes_until_they_have_seen_enough() {
         assert_eq!(watcher.interrupt(), Some(130));
         assert!(!watcher.talk().contains("error["), "stopped without a word");
     }
+}
+
+/// Presses Tab twice behind what is typed, and prints what bash offers.
+const TAB: &str = r#"
+source <(registry completions bash)
+COMP_WORDS=(registry "$@")
+COMP_CWORD=$#
+COMP_LINE="${COMP_WORDS[*]}"
+COMP_POINT=${#COMP_LINE}
+$(complete -p registry | sed 's/.*-F \([^ ]*\).*/\1/') registry "${!#}" "${COMP_WORDS[COMP_CWORD-1]}"
+printf '%s\n' "${COMPREPLY[@]}"
+"#;
+
+#[test]
+fn bash_completes_the_names_that_the_registry_knows_and_stays_quiet_without_it() {
+    let (mut world, _host) = World::failed();
+    let programs = bin("registry").parent().unwrap().display().to_string();
+    let tab = |world: &World, words: &[&str]| {
+        let command = world.operator().registry();
+        let mut bash = tool("bash");
+        for (name, value) in command.get_envs().filter_map(|(name, value)| Some((name, value?))) {
+            bash.env(name, value);
+        }
+        bash.env("PATH", format!("{programs}:{}", std::env::var("PATH").unwrap()));
+        let ran = run(bash.args(["-c", TAB, "bash"]).args(words));
+        assert_eq!(ran.stderr, "", "{words:?}");
+        let offered: Vec<String> = ran.ok().lines().map(str::to_owned).collect();
+        assert!(!offered.iter().any(|it| it.starts_with(['[', '<'])), "{words:?}: {offered:?}");
+        offered
+    };
+    assert!(tab(&world, &["hosts", ""]).contains(&"eu".to_owned()));
+    assert_eq!(tab(&world, &["hosts", "e"]), ["eu"]);
+    assert_eq!(tab(&world, &["host", "--why", "ho"]), ["host-1"]);
+    assert_eq!(tab(&world, &["diff", "--host", "ho"]), ["host-1"]);
+    assert_eq!(tab(&world, &["history", "eu"]), ["eu/web"]);
+    assert_eq!(tab(&world, &["team", "show", "w"]), ["web"]);
+    assert_eq!(tab(&world, &["hosts", "--wa"]), ["--watch"]);
+    assert!(tab(&world, &["sta"]).contains(&"status".to_owned()));
+    let url = world.realm.url.clone();
+    world.realm.stop();
+    assert_eq!(tab(&world, &["--registry", &url, "host", "--why", "ho"]), [""]);
 }
 
 #[test]

@@ -92,7 +92,8 @@ fn known(states: &BTreeMap<StateWord, u64>) -> impl Iterator<Item = (StateWord, 
 
 fn groups(groups: &[GroupCounts]) -> String {
     if groups.is_empty() {
-        return "\nThere is no group yet. Next: registry group create GROUP\n".to_owned();
+        return "\nNo group has hosts yet. Next: registry host enroll-token --group GROUP\n"
+            .to_owned();
     }
     let row = |it: &GroupCounts| {
         let others = shown::states(&it.states, |state| state != StateWord::Converged);
@@ -222,7 +223,7 @@ mod tests {
         expect![[r#"
             main · 0 hosts · as of 2026-03-01T14:08:20Z
 
-            There is no group yet. Next: registry group create GROUP
+            No group has hosts yet. Next: registry host enroll-token --group GROUP
 
             Signed   timestamp 812 48m 20s ago, good for 2d 23h; snapshot 41, root 3
             Reports  none yet
