@@ -13,7 +13,10 @@ use std::{
 use super::{LocalStore, LocalStoreError, layout::io_error};
 
 /// Bytes that are worth a sync, which makes the file system commit its journal, too.
-const STEP: u64 = 32 * 1024 * 1024;
+///
+/// Small, so that little is left to be done in the end, and the disk is never idle before. Where it
+/// is slower than we are, the steps grow by themselves: one sync begins when the other has ended.
+const STEP: u64 = 16 * 1024 * 1024;
 
 /// Syncs the store's file system now and then, until it is dropped.
 ///
