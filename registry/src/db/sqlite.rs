@@ -1,10 +1,10 @@
 //! The database on one machine: SQLite in write-ahead mode, one writer and several readers.
 //!
 //! The writer is a thread that takes whatever waits, runs it in one transaction, and answers after
-//! the commit is on the disk. It never waits for more to come: while one transaction is synced the
-//! next one gathers, so a lone report is answered at once, and under load the batches grow until
-//! they carry it. What waits is bounded; where that is full, reports are turned away at once, and
-//! whoever does rarer things waits.
+//! the commit is on the disk. While one transaction is synced the next one gathers, so a lone report is
+//! answered at once. Where several came together more will: then it waits a moment for them, because
+//! most of what a commit costs is the same for one and for many. What waits is bounded; where that is
+//! full, reports are turned away at once, and whoever does rarer things waits.
 
 use std::{
     collections::BTreeMap,
@@ -58,6 +58,10 @@ const BUSY: Duration = Duration::from_secs(20);
 
 /// Most writes in one transaction.
 const BATCH: usize = 512;
+
+/// From how many writes in one transaction on the next one waits for more, and for how long.
+const MANY: usize = 4;
+const GATHER: Duration = Duration::from_millis(3);
 
 /// Most writes that wait for the next one: of usual reports some 8 MiB, of the largest that hosts may
 /// send, read and as they came, some 200.
@@ -186,7 +190,10 @@ impl Db for Sqlite {
     }
 
     async fn ingest(&self, incoming: Incoming, now: Time) -> Result<Stored, DbError> {
-        self.write_now(move |db| ingest::ingest(db, &incoming, now)).await
+        let work = move |db: &Connection| Ok((ingest::ingest(db, &incoming, now)?, incoming));
+        // It is dropped here, where it was made: the writer would free all of it under the lock of
+        // another thread's heap.
+        self.write_now(work).await.map(|(stored, _incoming)| stored)
     }
 
     async fn mark_silent(&self, before: Time) -> Result<usize, DbError> {
@@ -339,11 +346,12 @@ pub(crate) fn connect(data: &Path) -> Result<(Connection, Migrated), DbError> {
     let path = file(data);
     let connection = Connection::open(&path)?;
     connection.busy_timeout(BUSY)?;
-    // FULL: an answered report must survive a power cut, also in write-ahead mode.
+    // FULL: an answered report must survive a power cut, also in write-ahead mode. MEMORY: what undoes
+    // one job of a transaction needs no room in a folder that is not ours.
     connection.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
          PRAGMA cache_size = -32000; PRAGMA wal_autocheckpoint = 4000;
-         PRAGMA journal_size_limit = 67108864;",
+         PRAGMA journal_size_limit = 67108864; PRAGMA temp_store = MEMORY;",
     )?;
     connection.set_prepared_statement_cache_capacity(64);
     // Else a statement is planned anew for each value that is bound to it, in the hope of a better
@@ -387,6 +395,7 @@ fn job<T: Send + 'static>(
 fn serve(connection: &Connection, mut queue: mpsc::Receiver<Job>, path: &Path, known: (u64, u64)) {
     let mut jobs = Vec::with_capacity(BATCH);
     while queue.blocking_recv_many(&mut jobs, BATCH) > 0 {
+        let many = jobs.len() >= MANY;
         // Whoever removes the file takes with it what is written from now on.
         let there = identity(path).is_ok_and(|found| found == known);
         let gone = || DbError::Gone(path.to_owned());
@@ -406,6 +415,9 @@ fn serve(connection: &Connection, mut queue: mpsc::Receiver<Job>, path: &Path, k
         }
         for answer in answers {
             answer(committed.clone());
+        }
+        if many && queue.len() < BATCH {
+            std::thread::sleep(GATHER);
         }
     }
 }
