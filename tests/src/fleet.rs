@@ -140,12 +140,22 @@ pub fn release(version: u32) -> anyhow::Result<Release> {
 /// # Errors
 /// When it cannot be written.
 pub fn release_of(version: u32, paths: u32) -> anyhow::Result<Release> {
+    let closure = closure(&format!("web-{version}"), paths)?;
+    let manifest = manifest(version, vec![entry(Vec::new(), &closure)?])?.to_bytes()?;
+    Ok(Release { role: role(version, &manifest)?, manifest, closure: closure.to_bytes() })
+}
+
+/// Returns the closure of a root with this name, and of so many paths with it.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn closure(root: &str, paths: u32) -> anyhow::Result<ClosureIndex> {
     let path = |name: String| {
         let digest = Sha256::of(name.as_bytes());
         let hash = base32::encode(digest.0.get(..20).context("20 bytes")?);
         anyhow::Ok((StorePath::from_base_name(&format!("{hash}-{name}"))?, digest))
     };
-    let (root, nar_hash) = path(format!("web-{version}"))?;
+    let (root, nar_hash) = path(root.to_owned())?;
     let libraries = (1..paths).map(|number| path(format!("library-{number}")));
     let libraries: Vec<_> = libraries.collect::<anyhow::Result<_>>()?;
     let info = |path: &StorePath, nar_hash, references| PathInfo {
@@ -161,13 +171,29 @@ pub fn release_of(version: u32, paths: u32) -> anyhow::Result<Release> {
     references.insert(root.clone());
     let mut infos = vec![info(&root, nar_hash, references)];
     infos.extend(libraries.iter().map(|(path, hash)| info(path, *hash, BTreeSet::new())));
-    let closure = ClosureIndex::from_paths(&root, &infos)?;
-    let selector = Selector {
-        system: System::parse("x86_64-linux")?,
-        hosts: Vec::new(),
-        labels: BTreeMap::new(),
-    };
-    let manifest = Manifest {
+    Ok(ClosureIndex::from_paths(&root, &infos)?)
+}
+
+/// Returns an entry of a manifest: these hosts, or all, run the root of this closure.
+///
+/// # Errors
+/// Never, but for a fault of this code.
+pub fn entry(hosts: Vec<HostName>, closure: &ClosureIndex) -> anyhow::Result<Entry> {
+    Ok(Entry {
+        selector: Selector { system: System::parse("x86_64-linux")?, hosts, labels: BTreeMap::new() },
+        path: closure.root().clone(),
+        closure: closure.digest(),
+        paths: closure.len() as u64,
+        nar_size: closure.nar_size(),
+    })
+}
+
+/// Returns a manifest of [`TARGET`].
+///
+/// # Errors
+/// When there is no such version.
+pub fn manifest(version: u32, entries: Vec<Entry>) -> anyhow::Result<Manifest> {
+    Ok(Manifest {
         format: 1,
         realm: RealmName::parse("main")?,
         group: GroupName::parse("eu-prod")?,
@@ -177,13 +203,7 @@ pub fn release_of(version: u32, paths: u32) -> anyhow::Result<Release> {
         min_agent: SoftwareVersion::current(),
         note: String::new(),
         provenance: BTreeMap::new(),
-        entries: vec![Entry {
-            selector,
-            path: root,
-            closure: closure.digest(),
-            paths: closure.len() as u64,
-            nar_size: closure.nar_size(),
-        }],
+        entries,
         shards: None,
         activation: Activation { kind: ActivationKind::None, timeout: 60 },
         health: Health::default(),
@@ -191,11 +211,17 @@ pub fn release_of(version: u32, paths: u32) -> anyhow::Result<Release> {
         requires: Vec::new(),
         windows: Windows::default(),
         retire: None,
-    };
-    let manifest = manifest.to_bytes()?;
+    })
+}
+
+/// Returns a version of the role of team `web` that lists this manifest.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn role(version: u32, manifest: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut role = Targets::empty("web", header(version.into()));
-    role.targets = BTreeMap::from([(TARGET.to_owned(), Target::of(&manifest))]);
-    Ok(Release { role: signed(role.document(), 3)?, manifest, closure: closure.to_bytes() })
+    role.targets = BTreeMap::from([(TARGET.to_owned(), Target::of(manifest))]);
+    signed(role.document(), 3)
 }
 
 /// A host that enrolled.

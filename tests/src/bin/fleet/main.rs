@@ -6,7 +6,8 @@
 //! Everything is signed before the clock starts. Prints one line of JSON; fails if what the
 //! database holds afterwards is not what was sent.
 //!
-//! `fleet simulate …` is in [`simulate`], `fleet serve …` and `fleet wait …` in [`serve`].
+//! `fleet simulate …` is in [`simulate`], `fleet serve …` and `fleet wait …` in [`serve`], `fleet
+//! group …` in [`group`].
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +29,7 @@ use connection::Connection;
 use process::{cpu, memory};
 
 mod connection;
+mod group;
 mod process;
 mod serve;
 mod simulate;
@@ -50,6 +52,7 @@ fn main() -> anyhow::Result<()> {
                 return well;
             }
             "serve" => return runtime.block_on(serve::serve(registry, folder, print)),
+            "group" => return print(runtime.block_on(group::run(registry, folder, numbers))?),
             "wait" => return print(runtime.block_on(serve::wait(registry, folder, numbers))?),
             _ => {}
         }
@@ -277,8 +280,18 @@ async fn enrol(
 
 /// Publishes this version as a team does.
 async fn publish(address: &str, version: u32, release: Release) -> anyhow::Result<()> {
-    let parts = [("role", release.role), ("blob", release.manifest), ("blob", release.closure)];
-    let form = parts.into_iter().fold(reqwest::multipart::Form::new(), |form, (name, bytes)| {
+    publish_files(address, version, release.role, vec![release.manifest, release.closure]).await
+}
+
+/// Publishes this version of the role, with the files that are new.
+async fn publish_files(
+    address: &str,
+    version: u32,
+    role: Vec<u8>,
+    files: Vec<Vec<u8>>,
+) -> anyhow::Result<()> {
+    let parts = [("role", role)].into_iter().chain(files.into_iter().map(|file| ("blob", file)));
+    let form = parts.fold(reqwest::multipart::Form::new(), |form, (name, bytes)| {
         form.part(name, reqwest::multipart::Part::bytes(bytes))
     });
     let http = reqwest::Client::builder().tls_certs_only([]).build()?;
