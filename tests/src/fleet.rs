@@ -180,7 +180,11 @@ pub fn closure(root: &str, paths: u32) -> anyhow::Result<ClosureIndex> {
 /// Never, but for a fault of this code.
 pub fn entry(hosts: Vec<HostName>, closure: &ClosureIndex) -> anyhow::Result<Entry> {
     Ok(Entry {
-        selector: Selector { system: System::parse("x86_64-linux")?, hosts, labels: BTreeMap::new() },
+        selector: Selector {
+            system: System::parse("x86_64-linux")?,
+            hosts,
+            labels: BTreeMap::new(),
+        },
         path: closure.root().clone(),
         closure: closure.digest(),
         paths: closure.len() as u64,

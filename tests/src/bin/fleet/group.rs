@@ -66,8 +66,7 @@ pub(crate) async fn run(
     let names = (0..hosts).map(|number| Ok(HostName::parse(&format!("host-{number:05}"))?));
     let names = names.collect::<anyhow::Result<_>>()?;
     let (closures, manifest) = (Vec::new(), Vec::new());
-    let mut group =
-        Group { names, closures, version: 0, manifest, sent: 0, took: Duration::ZERO };
+    let mut group = Group { names, closures, version: 0, manifest, sent: 0, took: Duration::ZERO };
     let (mut sent, mut slowest) = (0, Duration::ZERO);
     while group.closures.len() < hosts {
         let mut new = Vec::new();
@@ -142,12 +141,14 @@ impl Group {
             let manifest = Manifest::parse(&body, SoftwareVersion::current())?;
             let shards = manifest.shards.context("a manifest without shards")?;
             let digest = shards.digest_of(name).context("a shard of the host")?;
-            let (shard_taken, body) = get(&mut connection, address, &format!("shards/{digest}")).await?;
+            let (shard_taken, body) =
+                get(&mut connection, address, &format!("shards/{digest}")).await?;
             let shard = shards.read(shards.index_of(name), &body)?;
             let mine = shard.entries.iter().find(|it| it.selector.hosts.contains(name));
             let mine = mine.with_context(|| format!("nothing for {name}"))?.closure;
             ensure!(mine == closure.digest(), "{name} finds another root than its own");
-            let (index_taken, body) = get(&mut connection, address, &format!("closures/{mine}")).await?;
+            let (index_taken, body) =
+                get(&mut connection, address, &format!("closures/{mine}")).await?;
             ensure!(Digest::of(&body) == mine, "the closure index of {name} is another");
             bytes += taken + shard_taken + index_taken;
         }

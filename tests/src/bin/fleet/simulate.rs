@@ -211,7 +211,8 @@ fn lost(data: &Path, hosts: &[Host]) -> anyhow::Result<usize> {
             report.counter == host.acknowledged && version == Some(host.reported)
         })
     };
-    Ok(hosts.iter().filter(|host| !is_held(host)).count())
+    // Who was too slow to report at all is behind, and has lost nothing.
+    Ok(hosts.iter().filter(|host| host.acknowledged > 0 && !is_held(host)).count())
 }
 
 impl Tally {
