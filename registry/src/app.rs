@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::Access,
     api::error::ApiError,
     certificates::Certificates,
     db::{Sqlite, retention::Retention},
@@ -52,6 +53,8 @@ pub(crate) struct App {
     pub(crate) newest: watch::Sender<u64>,
     /// How long what hosts said is kept.
     pub(crate) retention: Retention,
+    /// Who may read.
+    pub(crate) access: Access,
     /// Ends long polls when the server stops.
     pub(crate) stopping: CancellationToken,
     /// See [`PUBLICATION_ROOM`].

@@ -28,12 +28,14 @@ mod init;
 mod key;
 mod manifest;
 mod near;
+mod place;
 mod publish;
 mod recover;
 mod serve;
 mod shown;
 mod status;
 mod team;
+mod token;
 mod trust;
 mod verify;
 mod watch;
@@ -111,6 +113,8 @@ pub(crate) enum Command {
     Verify(verify::Args),
     Doctor(doctor::Args),
     Host(host::Args),
+    #[command(subcommand)]
+    Token(token::Command),
     Status(status::Args),
     Hosts(hosts::Args),
     Diff(diff::Args),
@@ -198,6 +202,7 @@ async fn dispatch(command: Command, context: &Context<'_>) -> Result<(), Problem
         Command::Manifest(command) => manifest::run(command, context).await,
         Command::Verify(args) => verify::run(args, context).await,
         Command::Host(args) => host::run(args, context).await,
+        Command::Token(command) => token::run(command, context).await,
         Command::Status(args) => status::run(&args, context).await,
         Command::Hosts(args) => hosts::run(args, context).await,
         Command::Diff(args) => diff::run(args, context).await,

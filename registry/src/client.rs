@@ -4,12 +4,17 @@
 
 use std::{
     io::{self, Read as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
 use jiff::{Timestamp, fmt::rfc2822};
-use reqwest::{RequestBuilder, Response, StatusCode, header, multipart::Form, redirect};
+use reqwest::{
+    IntoUrl, RequestBuilder, Response, StatusCode,
+    header::{self, HeaderValue},
+    multipart::Form,
+    redirect,
+};
 use serde::de::DeserializeOwned;
 use shared::{
     api::{Page, PublishReceipt},
@@ -27,6 +32,8 @@ use crate::{config::Settings, trusted_realm};
 
 /// The longest answer of the API that is read.
 const MAX_ANSWER: u64 = 16 * 1024 * 1024;
+/// The longest token that is read from a file.
+const MAX_TOKEN: u64 = 256;
 /// How many items of a list are asked for at once.
 const PAGE: usize = 500;
 
@@ -130,16 +137,20 @@ pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
     realm: String,
+    /// What a closed registry is shown when it is read.
+    token: Option<HeaderValue>,
 }
 
 impl Client {
     /// Prepares to speak with the registry and realm of these settings.
     ///
     /// # Errors
-    /// When the realm has no name, or TLS cannot be set up.
+    /// When the realm has no name, its read token cannot be read, or TLS cannot be set up.
     pub(crate) fn of(settings: &Settings) -> Result<Self, Problem> {
         let realm = trusted_realm::realm_name(settings)?;
-        Self::new(&settings.registry.value, realm.as_str())
+        let client = Self::new(&settings.registry.value, realm.as_str())?;
+        let token = settings.token_file.as_ref().map(|file| read_token(&file.value)).transpose()?;
+        Ok(Self { token, ..client })
     }
 
     /// Prepares to speak with the registry at `base`, a URL without a slash at its end.
@@ -160,7 +171,7 @@ impl Client {
             builder.connect_timeout(REGISTRY_CONNECT).read_timeout(REGISTRY_THINKS)
         });
         let http = http.map_err(|error| Problem::from_error(Kind::Usage, "http", &error))?;
-        Ok(Self { http, base: base.to_owned(), realm: realm.to_owned() })
+        Ok(Self { http, base: base.to_owned(), realm: realm.to_owned(), token: None })
     }
 
     /// Asks the API of the realm: `path` is relative to `/api/v1/realms/<realm>/`.
@@ -176,7 +187,7 @@ impl Client {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        self.answer(self.http.get(url)).await
+        self.answer(self.reading(url)).await
     }
 
     /// Asks for a list, page by page, until it ends or has `most` items.
@@ -211,7 +222,7 @@ impl Client {
     /// # Errors
     /// When there is none.
     pub(crate) async fn ask(&self, path: &str) -> Result<Told, Problem> {
-        let sent = self.http.get(format!("{}/{path}", self.base)).send().await;
+        let sent = self.reading(format!("{}/{path}", self.base)).send().await;
         let response = sent.map_err(|error| self.unreachable(error).problem())?;
         let date = response.headers().get(header::DATE).and_then(|date| date.to_str().ok());
         let date = date.and_then(|date| rfc2822::parse(date).ok()).map(|date| date.timestamp());
@@ -244,6 +255,16 @@ impl Client {
                 .leaves("it is not known whether this was published")
                 .next(format!("registry verify --registry {}", self.base))
         })
+    }
+
+    /// Begins to ask for what may be closed. Files are open, and what is published is signed: no
+    /// token goes with those.
+    fn reading(&self, url: impl IntoUrl) -> RequestBuilder {
+        let request = self.http.get(url);
+        match &self.token {
+            Some(token) => request.header(header::AUTHORIZATION, token.clone()),
+            None => request,
+        }
     }
 
     fn url(&self, path: &str) -> Result<Url, Problem> {
@@ -313,6 +334,30 @@ async fn body(mut response: Response, name: &str, max: u64) -> Result<Bytes, Rea
     }
 }
 
+/// Reads a read token, as a header that is kept out of every log.
+fn read_token(path: &Path) -> Result<HeaderValue, Problem> {
+    let problem = |problem: Problem| {
+        problem
+            .leaves("nothing changed")
+            .fix("write the token into the file, or name another one in SHOAL_TOKEN_FILE")
+    };
+    let failed = |source| ReadError::File { path: path.to_owned(), source };
+    let bytes = read_file(path.to_owned(), MAX_TOKEN).map_err(failed);
+    let bytes = bytes.and_then(|it| it.ok_or_else(|| failed(io::ErrorKind::NotFound.into())));
+    let bytes =
+        bytes.map_err(|error| problem(Problem::from_error(Kind::Usage, "token", &error)))?;
+    let token = str::from_utf8(&bytes).map(str::trim).unwrap_or_default();
+    let is_token = (1..=MAX_TOKEN).contains(&(token.len() as u64))
+        && token.bytes().all(|byte| byte.is_ascii_graphic());
+    let header = HeaderValue::try_from(format!("Bearer {token}"));
+    let Some(mut header) = header.ok().filter(|_| is_token) else {
+        let what = format!("there is no token in `{}`", path.display());
+        return Err(problem(Problem::new(Kind::Usage, "token", what)));
+    };
+    header.set_sensitive(true);
+    Ok(header)
+}
+
 /// Reads at most one byte more than `max`.
 fn read_file(path: PathBuf, max: u64) -> io::Result<Option<Vec<u8>>> {
     let file = match std::fs::File::open(path) {
@@ -328,6 +373,21 @@ fn read_file(path: PathBuf, max: u64) -> io::Result<Option<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_one_word_of_a_file_and_shown_to_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        assert_eq!(read_token(&path).unwrap_err().kind, Kind::Usage);
+        for bad in [&b"\n"[..], b"two words", b"\xff\xfe", &[b'a'; 300]] {
+            std::fs::write(&path, bad).unwrap();
+            assert!(read_token(&path).unwrap_err().what.contains("no token"));
+        }
+        std::fs::write(&path, "shoal-abc\n").unwrap();
+        let header = read_token(&path).unwrap();
+        assert_eq!(header.as_bytes(), b"Bearer shoal-abc");
+        assert!(!format!("{header:?}").contains("abc"));
+    }
 
     #[tokio::test]
     async fn a_file_that_is_too_long_is_refused_and_a_missing_one_is_none() {

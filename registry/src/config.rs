@@ -8,7 +8,7 @@ use std::{
 use serde::Deserialize;
 use shared::problem::{Kind, Problem};
 
-use crate::{cli::Global, db::retention::Retention};
+use crate::{access::Access, cli::Global, db::retention::Retention};
 
 const SYSTEM_FILE: &str = "/etc/shoal/registry.toml";
 const DEFAULT_REGISTRY: &str = "http://127.0.0.1:8420";
@@ -46,6 +46,8 @@ struct File {
     realm: Option<String>,
     data: Option<PathBuf>,
     retention: Option<Retention>,
+    token_file: Option<PathBuf>,
+    access: Option<Access>,
 }
 
 /// Where a setting comes from.
@@ -99,6 +101,11 @@ pub(crate) struct Settings {
     /// How long a server keeps what hosts said.
     pub(crate) retention: Retention,
     retention_origin: Origin,
+    /// Where the token is with which a closed registry is read, if it needs one.
+    pub(crate) token_file: Option<Setting<PathBuf>>,
+    /// Who may read what a server knows.
+    pub(crate) access: Access,
+    access_origin: Origin,
 }
 
 impl Settings {
@@ -131,50 +138,41 @@ impl Settings {
                     .collect::<Result<_, _>>()?
             }
         };
-        let choose = |option: Option<&String>,
-                      names: (&'static str, &'static str),
-                      field: &dyn Fn(&File) -> Option<String>,
-                      default: &str| {
-            let of = |value: &str, origin| Setting { value: value.to_owned(), origin };
-            if let Some(value) = option {
-                return of(value, Origin::Option(names.0));
-            }
-            if let Some(value) = environment(names.1) {
-                return of(&value, Origin::Environment(names.1));
-            }
-            for (path, file) in &files {
-                if let Some(value) = field(file) {
-                    return of(&value, Origin::File(path.clone()));
-                }
-            }
-            of(default, Origin::Default)
-        };
-        let mut registry = choose(
+        let sources = Sources { environment, files };
+        let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+        let path = |it: Setting<String>| Setting { value: it.value.into(), origin: it.origin };
+        let mut registry = sources.choose(
             global.registry.as_ref(),
             ("--registry", "SHOAL_REGISTRY"),
             &|file| file.registry.clone(),
             DEFAULT_REGISTRY,
         );
         registry.value.truncate(registry.value.trim_end_matches('/').len());
-        let realm = choose(
+        let realm = sources.choose(
             global.realm.as_ref(),
             ("--realm", "SHOAL_REALM"),
             &|file| file.realm.clone(),
             DEFAULT_REALM,
         );
-        let data = choose(
-            None,
-            ("--data", "SHOAL_DATA"),
-            &|file| file.data.as_ref().map(|path| path.to_string_lossy().into_owned()),
-            DEFAULT_DATA,
-        );
-        let data = Setting { value: PathBuf::from(data.value), origin: data.origin };
-        let written = files.iter().find_map(|(path, file)| Some((path, file.retention?)));
-        let (retention, retention_origin) = match written {
-            Some((path, retention)) => (retention, Origin::File(path.clone())),
-            None => (Retention::default(), Origin::Default),
-        };
-        Ok(Self { registry, realm, data, signer, state, retention, retention_origin })
+        let names = ("--data", "SHOAL_DATA");
+        let data = sources.choose(None, names, &|file| file.data.as_ref().map(text), DEFAULT_DATA);
+        let names = ("", "SHOAL_TOKEN_FILE");
+        let token_file =
+            sources.choose(None, names, &|file| file.token_file.as_ref().map(text), "");
+        let (retention, retention_origin) = sources.table(|file| file.retention);
+        let (access, access_origin) = sources.table(|file| file.access.clone());
+        Ok(Self {
+            registry,
+            realm,
+            data: path(data),
+            signer,
+            state,
+            retention,
+            retention_origin,
+            token_file: Some(path(token_file)).filter(|it| !it.value.as_os_str().is_empty()),
+            access,
+            access_origin,
+        })
     }
 
     /// Returns all settings as text.
@@ -195,7 +193,54 @@ impl Settings {
             value,
             origin: self.retention_origin.to_string(),
         }))
+        .chain(self.access.rows().map(|(key, value)| Row {
+            key,
+            value,
+            origin: self.access_origin.to_string(),
+        }))
+        .chain(self.token_file.iter().map(|it| row("token_file", path(it), &it.origin)))
         .collect()
+    }
+}
+
+/// Where settings come from, but for the options.
+struct Sources<'a> {
+    environment: &'a dyn Fn(&str) -> Option<String>,
+    /// The files, the first that says something outranking those behind it.
+    files: Vec<(PathBuf, File)>,
+}
+
+impl Sources<'_> {
+    /// Chooses a setting by the name of its option and of its variable.
+    fn choose(
+        &self,
+        option: Option<&String>,
+        names: (&'static str, &'static str),
+        field: &dyn Fn(&File) -> Option<String>,
+        default: &str,
+    ) -> Setting<String> {
+        if let Some(value) = option {
+            return Setting { value: value.clone(), origin: Origin::Option(names.0) };
+        }
+        if let Some(value) = (self.environment)(names.1) {
+            return Setting { value, origin: Origin::Environment(names.1) };
+        }
+        for (path, file) in &self.files {
+            if let Some(value) = field(file) {
+                return Setting { value, origin: Origin::File(path.clone()) };
+            }
+        }
+        Setting { value: default.to_owned(), origin: Origin::Default }
+    }
+
+    /// Returns the first table of this kind that is written.
+    fn table<T: Default>(&self, table: impl Fn(&File) -> Option<T>) -> (T, Origin) {
+        let mut written = self.files.iter();
+        let found = written.find_map(|(path, file)| Some((table(file)?, path)));
+        match found {
+            Some((table, path)) => (table, Origin::File(path.clone())),
+            None => (T::default(), Origin::Default),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use shared::{
     api::Publication,
-    id::{GroupName, HostId, RealmName},
+    id::{GroupName, HostId, RealmName, TokenName},
     state_word::StateWord,
     time::Time,
 };
@@ -37,7 +37,7 @@ use hosts::{Application, EnrolRefusal, HostPage, HostQuery, HostRow, Revocation,
 use reports::{Incoming, Stored};
 use retention::{Pruned, Retention};
 use stream::{Change, Known};
-use tokens::Grant;
+use tokens::{Grant, ReadToken};
 
 /// What the registry remembers.
 ///
@@ -50,6 +50,36 @@ pub(crate) trait Db: Clone + Send + Sync + 'static {
         grant: Grant,
         now: Time,
     ) -> impl Future<Output = Result<(), DbError>> + Send;
+
+    /// Keeps a read token, by its hash alone. Returns whether it could: no other of its realm may
+    /// have its name, though it may have ended.
+    fn add_read_token(
+        &self,
+        hash: [u8; 32],
+        token: ReadToken,
+    ) -> impl Future<Output = Result<bool, DbError>> + Send;
+
+    /// Lists the read tokens of a realm by name, also those that have ended.
+    fn read_tokens(
+        &self,
+        realm: RealmName,
+    ) -> impl Future<Output = Result<Vec<ReadToken>, DbError>> + Send;
+
+    /// Forgets a read token. Returns whether there was one.
+    fn revoke_read_token(
+        &self,
+        realm: RealmName,
+        name: TokenName,
+        now: Time,
+    ) -> impl Future<Output = Result<bool, DbError>> + Send;
+
+    /// Tells whether a read token of this hash is good for a realm, or for any.
+    fn may_read(
+        &self,
+        hash: [u8; 32],
+        realm: Option<RealmName>,
+        now: Time,
+    ) -> impl Future<Output = Result<bool, DbError>> + Send;
 
     /// Takes a host in, if its token lets it; returns its certificate in its envelope, which is the
     /// one from before for a host that lost our answer.

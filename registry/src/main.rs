@@ -10,6 +10,7 @@ use clap::Parser as _;
 use shared::human::without_passwords;
 use shared::problem::{Kind, Problem};
 
+mod access;
 mod api;
 mod app;
 mod audit;

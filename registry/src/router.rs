@@ -26,9 +26,11 @@ use utoipa_axum::{
 };
 
 use crate::{
+    access,
     api::{self, error::ApiError},
     app::App,
-    metrics, static_files,
+    metrics::observe,
+    static_files,
 };
 
 /// The largest publication, all parts together.
@@ -45,24 +47,29 @@ pub(crate) const FILE: &str = "/r/{realm}/{*path}";
 
 /// Returns the whole server; [`static_files::at_once`] is asked before it.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let (api, description) = documented().split_for_parts();
+    let of_metrics = from_fn_with_state(Arc::clone(&app), access::metrics);
+    let of_reads = from_fn_with_state(Arc::clone(&app), access::reads);
+    let documented =
+        open().merge(metrics().route_layer(of_metrics)).merge(reads().route_layer(of_reads));
+    let (api, description) = documented.split_for_parts();
     Router::new()
         // Agents and mirrors: plain files.
         .route(TIMESTAMP, get(static_files::timestamp))
         .route(FILE, get(static_files::file))
         .route("/cache/{*path}", get(static_files::cache))
-        .merge(read_often(api, &api::docs::complete(description)))
+        .merge(read_often(api, &api::docs::complete(description, &app.access)))
         .fallback(api::not_found)
         .method_not_allowed_fallback(api::not_allowed)
         .layer(DefaultBodyLimit::max(shared::report::MAX_LEN))
         .layer(CatchPanicLayer::custom(|_| panicked()))
         // Outermost, so that whatever is answered is counted.
-        .layer(from_fn_with_state(Arc::clone(&app), metrics::observe))
+        .layer(from_fn_with_state(Arc::clone(&app), observe))
         .with_state(app)
 }
 
-/// Returns the routes of the API, with what they say of themselves.
-fn documented() -> OpenApiRouter<Arc<App>> {
+/// Returns the routes of the API that anybody may ask, with what they say of themselves: what comes
+/// to them counts by its signatures, or tells nothing of a fleet.
+fn open() -> OpenApiRouter<Arc<App>> {
     let limit = DefaultBodyLimit::max;
     OpenApiRouter::default()
         // Publishers.
@@ -70,7 +77,20 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         // Hosts.
         .routes(routes!(api::enrol::enrol).layer(limit(MAX_ENROLMENT)))
         .routes(routes!(api::reports::report).layer(limit(shared::report::MAX_LEN)))
-        // Operators.
+        // Whoever watches the server.
+        .routes(routes!(api::health::live))
+        .routes(routes!(api::health::ready))
+        .routes(routes!(api::health::version))
+}
+
+/// Returns what tells how the fleet is, in numbers.
+fn metrics() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::default().routes(routes!(api::health::metrics))
+}
+
+/// Returns what is known of a realm.
+fn reads() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::default()
         .routes(routes!(api::fleet::show))
         .routes(routes!(api::hosts::counts))
         .routes(routes!(api::hosts::list))
@@ -93,11 +113,6 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(api::caches::coverage))
         .routes(routes!(api::audit::list))
         .routes(routes!(api::events::follow))
-        // Whoever watches the server.
-        .routes(routes!(api::health::live))
-        .routes(routes!(api::health::ready))
-        .routes(routes!(api::health::version))
-        .routes(routes!(api::health::metrics))
 }
 
 /// Adds the description to the API, and to all of it what those need who read often: entity tags, and
@@ -131,6 +146,12 @@ fn panicked() -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Access;
+
+    fn described() -> OpenApi {
+        let all = open().merge(metrics()).merge(reads()).into_openapi();
+        api::docs::complete(all, &Access::default())
+    }
 
     #[test]
     fn every_route_is_documented_but_for_plain_files_and_the_description_itself() {
@@ -142,7 +163,7 @@ mod tests {
         for (line, known) in bare.iter().zip(known) {
             assert!(line.contains(known), "{line}");
         }
-        let described = api::docs::complete(documented().into_openapi());
+        let described = described();
         let routed = ours.matches("routes!(").count();
         let operations = described
             .paths
@@ -154,7 +175,7 @@ mod tests {
 
     #[test]
     fn every_operation_says_what_it_is_and_what_its_parameters_are() {
-        let described = api::docs::complete(documented().into_openapi());
+        let described = described();
         let described = serde_json::to_value(described).unwrap();
         assert!(described["openapi"].as_str().unwrap().starts_with("3.1"), "{described}");
         for (path, item) in described["paths"].as_object().unwrap() {

@@ -18,6 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::Access,
     api,
     app::{App, PUBLICATION_ROOM},
     backup,
@@ -45,6 +46,7 @@ pub(crate) struct Options {
     pub(crate) cache: Option<PathBuf>,
     pub(crate) stale_after: u32,
     pub(crate) retention: Retention,
+    pub(crate) access: Access,
     pub(crate) limits: Limits,
 }
 
@@ -115,6 +117,7 @@ impl Server {
             warned_of: AtomicU64::new(0),
             newest: watch::Sender::new(0),
             retention: options.retention,
+            access: options.access.clone(),
             stopping: CancellationToken::new(),
             publications: Semaphore::new(PUBLICATION_ROOM),
             body_time: options.limits.body,

@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::Access,
     db::{Sqlite, retention::Retention},
     realm,
     serve::{Limits, Options, Server},
@@ -195,6 +196,7 @@ impl Running {
             cache: None,
             stale_after: 180,
             retention: Retention::default(),
+            access: Access::default(),
             limits: Limits::of_process(),
         };
         change(&mut options);

@@ -146,6 +146,10 @@ checked_text!(
     CheckName, "check name", is_name, NAME_RULE
 );
 checked_text!(
+    /// Whose a read token is.
+    TokenName, "token name", is_name, NAME_RULE
+);
+checked_text!(
     /// The key of a label, such as `region`.
     LabelName, "label name", is_name, NAME_RULE
 );

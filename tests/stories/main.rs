@@ -4,6 +4,8 @@
 //! their helpers too.
 
 #[cfg(test)]
+mod access;
+#[cfg(test)]
 mod agent;
 #[cfg(test)]
 mod attacks;

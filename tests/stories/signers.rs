@@ -249,7 +249,9 @@ fn a_token_for_hosts_is_made_where_the_servers_folder_is() {
 fn every_setting_tells_where_it_comes_from() {
     let realm = Realm::new();
     let file = realm.folder().join("registry.toml");
-    fs::write(&file, "realm = \"main\"\ndata = \"/srv/shoal\"\n").unwrap();
+    let written = "realm = \"main\"\ndata = \"/srv/shoal\"\ntoken_file = \"/srv/token\"\n\
+                   [access]\nreads = \"token\"\nmetrics = \"open\"\n";
+    fs::write(&file, written).unwrap();
     let words = ["config", "show", "--config", file.to_str().unwrap(), "--realm", "other"];
     let shown = realm.operator().run(&words).ok();
     expect![[r#"
@@ -261,13 +263,18 @@ fn every_setting_tells_where_it_comes_from() {
         retention.attempts = "7776000"  # default
         retention.hosts = "for ever"  # default
         retention.tokens = "2592000"  # default
+        access.reads = "token"  # file FOLDER/registry.toml
+        access.metrics = "open"  # file FOLDER/registry.toml
+        access.header = ""  # file FOLDER/registry.toml
+        access.proxies = ""  # file FOLDER/registry.toml
+        token_file = "/srv/token"  # file FOLDER/registry.toml
     "#]]
     .assert_eq(&realm.plain(&shown));
     fs::write(&file, "relam = \"main\"\n").unwrap();
     let said = realm.operator().run(&words).fails(2);
     expect![[r#"
         error[config]: cannot use line 1 of configuration file `FOLDER/registry.toml`
-          because unknown field `relam`, expected one of `registry`, `realm`, `data`, `retention`
+          because unknown field `relam`, expected one of `registry`, `realm`, `data`, `retention`, `token_file`, `access`
           state: nothing changed
           next: registry config show --config /dev/null
     "#]]

@@ -12,10 +12,12 @@ use utoipa::{
     openapi::{
         Content, InfoBuilder, OpenApi, Ref, RefOr, ResponseBuilder,
         path::{HttpMethod, Operation},
+        security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
     },
 };
 
 use super::error::Refusal;
+use crate::access::{Access, Mode};
 
 /// What any operation may answer when it does not do what it was asked to.
 const REFUSALS: [(&str, &str); 9] = [
@@ -34,16 +36,21 @@ const REFUSALS: [(&str, &str); 9] = [
 const OF_PUBLICATIONS: [(&str, &str); 2] =
     [("412", "The role has moved since"), ("428", "The request does not say what it follows on")];
 
+/// What the description calls a read token.
+const READ_TOKEN: &str = "read_token";
+
 const STYLE: &str = include_str!("docs.css");
 
 /// Completes the description that the routes gave of themselves.
-pub(crate) fn complete(mut api: OpenApi) -> OpenApi {
+pub(crate) fn complete(mut api: OpenApi, access: &Access) -> OpenApi {
     api.info = InfoBuilder::new()
         .title("Shoal registry")
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some(
             "What is known of a fleet. Everything here is read only, but for what hosts and \
-             publishers send, and that counts by its signatures alone.\n\nA list has `items` and \
+             publishers send, and that counts by its signatures alone.\n\nWhere a read token is asked for, \
+             `registry token create NAME` makes one on the server; it is sent as \
+             `Authorization: Bearer TOKEN`, lets its holder read, and nothing else.\n\nA list has `items` and \
              `next_cursor`, which is `null` at its end. Answers carry strong entity tags. A refusal \
              is a problem as in RFC 9457, with `code`, `fix` and `next` beside its members.",
         ))
@@ -54,8 +61,23 @@ pub(crate) fn complete(mut api: OpenApi) -> OpenApi {
     let mut schemas = vec![(Refusal::name().into_owned(), Refusal::schema())];
     Refusal::schemas(&mut schemas);
     components.schemas.extend(schemas);
-    for item in api.paths.paths.values_mut() {
+    let bearer = Http::builder().scheme(HttpAuthScheme::Bearer);
+    let bearer = bearer.description(Some("A read token, of `registry token create NAME`")).build();
+    components
+        .security_schemes
+        .insert(READ_TOKEN.to_owned(), RefOr::T(SecurityScheme::Http(bearer)));
+    for (path, item) in &mut api.paths.paths {
+        // What this server asks for, not what one might.
+        let mode = match path.as_str() {
+            "/metrics" => access.metrics,
+            path if path.starts_with("/api/") => access.reads,
+            _ => Mode::Open,
+        };
         for (method, operation) in operations(item) {
+            if method == HttpMethod::Get && mode != Mode::Open {
+                let nothing: [&str; 0] = [];
+                operation.security = Some(vec![SecurityRequirement::new(READ_TOKEN, nothing)]);
+            }
             let refusals = REFUSALS.iter().copied();
             if method == HttpMethod::Put {
                 add(operation, refusals.chain(OF_PUBLICATIONS));
@@ -129,10 +151,11 @@ fn section(method: &str, path: &str, operation: &Value) -> String {
         escape(value.get(name).and_then(Value::as_str).unwrap_or_default())
     };
     let mut html = format!(
-        "<section><h3><code>{} {}</code></h3><p>{}</p>",
+        "<section><h3><code>{} {}</code></h3><p>{}{}</p>",
         escape(&method.to_uppercase()),
         escape(path),
-        text(operation, "summary")
+        text(operation, "summary"),
+        if operation.get("security").is_some() { " (with a read token)" } else { "" }
     );
     let parameters = operation.get("parameters").and_then(Value::as_array);
     let rows: String = parameters

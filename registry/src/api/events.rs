@@ -50,6 +50,8 @@ const WAITING: usize = 16;
 const EVENT_STREAM: &str = "text/event-stream";
 /// JSON Lines.
 pub(crate) const JSON_LINES: &str = "application/x-ndjson";
+/// The kinds of answers that end only when somebody hangs up.
+pub(crate) const KINDS: [&str; 2] = [EVENT_STREAM, JSON_LINES];
 
 /// What is followed.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -328,6 +330,8 @@ fn event(app: &App, Change { number, what }: Change) -> StreamEvent {
         Changed::Noted(noted) => {
             let word = match noted.event.what {
                 What::TokenMade => "token.made",
+                What::ReadTokenMade => "read_token.made",
+                What::ReadTokenRevoked => "read_token.revoked",
                 What::Enrolled => "host.enrolled",
                 What::Revoked => "host.revoked",
                 What::Published => "role.published",

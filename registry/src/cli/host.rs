@@ -1,31 +1,30 @@
 //! `registry host`: lets hosts in, shows who is in, and shuts them out.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
-use data_encoding::BASE32_NOPAD;
-use jiff::Timestamp;
-use rand::{TryRng as _, rngs::SysRng};
 use serde_json::json;
 use shared::{
     human,
     id::{GroupName, LabelName, LabelValue, RealmName},
     problem::{Kind, Problem},
-    time::Time,
 };
 
 mod look;
 
 use look::Look;
 
-use super::Context;
+use super::{
+    Context,
+    place::{Place, failed, fresh_token, lifetime, now},
+};
 use crate::{
     db::{
-        Db as _, DbError, Sqlite,
+        Db as _, Sqlite,
         attempts::{AttemptQuery, AttemptRow},
         hosts::{HostRow, Revocation, Roster, Standing},
         tokens,
     },
-    table, trusted_realm,
+    table,
 };
 
 /// Keys that are read at once.
@@ -107,30 +106,6 @@ pub(crate) struct Revoke {
     place: Place,
 }
 
-/// Where the server's folder is.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Place {
-    /// The server's folder
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-}
-
-impl Place {
-    /// Opens the database of the server that has this realm.
-    fn open(&self, context: &Context<'_>) -> Result<(Sqlite, RealmName), Problem> {
-        let realm = trusted_realm::realm_name(&context.settings)?;
-        let data = self.data.clone().unwrap_or_else(|| context.settings.data.value.clone());
-        if !crate::realm::folder(&data, &realm).is_dir() {
-            let what =
-                format!("`{}` is not the folder of a server of realm `{realm}`", data.display());
-            return Err(Problem::new(Kind::Usage, "no_data", what)
-                .leaves("nothing changed")
-                .fix("give the server's folder with --data DIR"));
-        }
-        Ok((Sqlite::open(&data).map_err(|error| failed(&error))?, realm))
-    }
-}
-
 /// Runs one of the commands, or shows a host.
 pub(crate) async fn run(args: Args, context: &Context<'_>) -> Result<(), Problem> {
     match (args.command, &args.look.host) {
@@ -147,11 +122,7 @@ pub(crate) async fn run(args: Args, context: &Context<'_>) -> Result<(), Problem
 
 async fn enroll_token(args: EnrollToken, context: &Context<'_>) -> Result<(), Problem> {
     let (db, realm) = args.place.open(context)?;
-    let mut secret = [0; 32];
-    SysRng.try_fill_bytes(&mut secret).map_err(|_| {
-        Problem::new(Kind::Runtime, "random", "the operating system gave no randomness")
-    })?;
-    let token = format!("shoal-{}", BASE32_NOPAD.encode(&secret).to_lowercase());
+    let token = fresh_token()?;
     let now = now();
     let grant = tokens::Grant {
         realm: realm.clone(),
@@ -347,48 +318,9 @@ fn no_host(host: &str) -> Problem {
         .next("registry host list")
 }
 
-fn failed(error: &DbError) -> Problem {
-    Problem::from_error(Kind::Runtime, "database", error).leaves("nothing changed")
-}
-
-fn now() -> Time {
-    Time::of(Timestamp::now())
-}
-
 /// Reads a label as people write it.
 pub(super) fn label(text: &str) -> Result<(LabelName, LabelValue), String> {
     let (name, value) = text.split_once('=').ok_or("a label is written NAME=VALUE")?;
     let name = name.parse().map_err(|error: shared::id::IdError| error.to_string())?;
     Ok((name, value.parse().map_err(|error: shared::id::IdError| error.to_string())?))
-}
-
-fn lifetime(text: &str) -> Result<i64, String> {
-    let told = || format!("`{text}` is not a number and `s`, `m`, `h` or `d`");
-    let unit = text.chars().last().ok_or_else(told)?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => 86_400,
-        _ => return Err(told()),
-    };
-    let number: i64 = text.trim_end_matches(unit).parse().map_err(|_| told())?;
-    match number.checked_mul(seconds) {
-        Some(total) if (1..=366 * 86_400).contains(&total) => Ok(total),
-        Some(_) | None => Err("a token lasts at least a second and at most a year".to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lifetime_has_a_unit_and_an_end() {
-        assert_eq!(lifetime("90m"), Ok(5400));
-        assert_eq!(lifetime("7d"), Ok(604_800));
-        for text in ["", "5", "h", "-1h", "1w", "0s", "367d", "9223372036854775807d"] {
-            assert!(lifetime(text).is_err(), "{text}");
-        }
-    }
 }

@@ -45,6 +45,7 @@ pub(crate) async fn run(args: Args, context: &Context<'_>) -> Result<(), Problem
         cache: args.cache,
         stale_after: args.stale_after,
         retention: context.settings.retention,
+        access: context.settings.access.clone(),
         limits: Limits::of_process(),
     };
     let server = Server::start(&options, Timestamp::now).await.map_err(|error| problem(&error))?;

@@ -62,7 +62,7 @@ impl Stream {
         let mut url = self.client.url("events")?;
         let after = self.last.map(|last| ("after", last.to_string()));
         url.query_pairs_mut().extend_pairs(self.which.iter().cloned().chain(after));
-        let request = self.client.http.get(url).header(header::ACCEPT, "application/x-ndjson");
+        let request = self.client.reading(url).header(header::ACCEPT, "application/x-ndjson");
         self.client.good(request).await
     }
 

@@ -20,8 +20,12 @@ pub(crate) struct Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum What {
-    /// A token was made.
+    /// An enrolment token was made.
     TokenMade,
+    /// A read token was made.
+    ReadTokenMade,
+    /// A read token was revoked.
+    ReadTokenRevoked,
     /// A host enrolled.
     Enrolled,
     /// A host was revoked.
@@ -35,8 +39,10 @@ pub(crate) enum What {
 }
 
 impl What {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::TokenMade,
+        Self::ReadTokenMade,
+        Self::ReadTokenRevoked,
         Self::Enrolled,
         Self::Revoked,
         Self::Published,
@@ -48,6 +54,8 @@ impl What {
     pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::TokenMade => "token_made",
+            Self::ReadTokenMade => "read_token_made",
+            Self::ReadTokenRevoked => "read_token_revoked",
             Self::Enrolled => "enrolled",
             Self::Revoked => "revoked",
             Self::Published => "published",

@@ -18,7 +18,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use shared::{
     api::Publication,
-    id::{GroupName, HostId, RealmName},
+    id::{GroupName, HostId, RealmName, TokenName},
     state_word::StateWord,
     time::Time,
 };
@@ -33,7 +33,7 @@ use super::{
     reports::{Incoming, Stored},
     retention::{Pruned, Retention},
     stream::{Change, Known},
-    tokens::Grant,
+    tokens::{Grant, ReadToken},
 };
 
 mod attempts;
@@ -46,6 +46,7 @@ mod host;
 mod ingest;
 mod lists;
 mod prune;
+mod read_tokens;
 mod schema;
 mod search;
 mod stream;
@@ -170,6 +171,32 @@ impl Sqlite {
 impl Db for Sqlite {
     async fn add_token(&self, hash: [u8; 32], grant: Grant, now: Time) -> Result<(), DbError> {
         self.write(move |db| enrol::add_token(db, &hash, &grant, now)).await
+    }
+
+    async fn add_read_token(&self, hash: [u8; 32], token: ReadToken) -> Result<bool, DbError> {
+        self.write(move |db| read_tokens::add(db, &hash, &token)).await
+    }
+
+    async fn read_tokens(&self, realm: RealmName) -> Result<Vec<ReadToken>, DbError> {
+        self.read(move |db| read_tokens::list(db, &realm)).await
+    }
+
+    async fn revoke_read_token(
+        &self,
+        realm: RealmName,
+        name: TokenName,
+        now: Time,
+    ) -> Result<bool, DbError> {
+        self.write(move |db| read_tokens::revoke(db, &realm, &name, now)).await
+    }
+
+    async fn may_read(
+        &self,
+        hash: [u8; 32],
+        realm: Option<RealmName>,
+        now: Time,
+    ) -> Result<bool, DbError> {
+        self.read(move |db| read_tokens::is_good(db, &hash, realm.as_ref(), now)).await
     }
 
     async fn enrol(

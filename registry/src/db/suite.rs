@@ -20,7 +20,7 @@ use super::{
     publications,
     reports::{Incoming, Stored},
     retention::{Pruned, Retention},
-    tokens::{self, Grant, TokenError},
+    tokens::{self, Grant, ReadToken, TokenError},
 };
 use crate::testing::{Host, group, realm_name};
 
@@ -41,6 +41,7 @@ macro_rules! suite {
         $crate::db::suite::suite! { $open;
             a_token_works_as_often_and_as_long_as_it_may
             a_token_is_for_its_groups_and_labels
+            a_read_token_is_good_for_its_realm_until_it_ends_or_is_revoked
             an_answer_that_was_lost_is_given_again
             a_revoked_key_is_out_for_good_and_its_name_is_free
             a_machine_made_anew_replaces_the_one_before
@@ -196,6 +197,41 @@ pub(super) async fn a_token_is_for_its_groups_and_labels(db: &impl Db) {
     assert_eq!(refused, EnrolRefusal::Token(TokenError::Label(name, value)));
     labelled.certificate.labels = BTreeMap::from([label]);
     assert!(db.enrol(labelled, at(1)).await.unwrap().is_ok());
+}
+
+pub(super) async fn a_read_token_is_good_for_its_realm_until_it_ends_or_is_revoked(db: &impl Db) {
+    let (realm, other): (RealmName, RealmName) = (realm_name(), "other".parse().unwrap());
+    let read_token = |realm: &RealmName, name: &str, until| ReadToken {
+        realm: realm.clone(),
+        name: name.parse().unwrap(),
+        created_at: at(0),
+        expires_at: at(until),
+    };
+    let add = async |text: &str, token| db.add_read_token(tokens::hash(text), token).await.unwrap();
+    let kept = read_token(&realm, "grafana", 60);
+    assert!(add("one", kept.clone()).await);
+    assert!(!add("two", kept.clone()).await, "a name is one token's");
+    assert!(add("three", read_token(&other, "grafana", 60)).await);
+    let good = async |text: &str, realm: Option<&RealmName>, now| {
+        db.may_read(tokens::hash(text), realm.cloned(), now).await.unwrap()
+    };
+    assert!(good("one", Some(&realm), at(59)).await && good("one", None, at(59)).await);
+    assert!(!good("one", Some(&realm), at(60)).await, "it has ended");
+    assert!(!good("one", Some(&other), at(1)).await);
+    assert!(!good("two", None, at(1)).await);
+    let listed = db.read_tokens(realm.clone()).await.unwrap();
+    assert_eq!(listed, std::slice::from_ref(&kept));
+
+    assert!(db.revoke_read_token(realm.clone(), kept.name.clone(), at(2)).await.unwrap());
+    assert!(!good("one", None, at(2)).await && good("three", None, at(2)).await);
+    assert!(!db.revoke_read_token(realm.clone(), kept.name, at(2)).await.unwrap());
+    let events = db.events(realm, 0, 10).await.unwrap();
+    let what: Vec<What> = events.iter().map(|noted| noted.event.what).collect();
+    assert_eq!(what, [What::ReadTokenMade, What::ReadTokenRevoked]);
+    // Ended ones go with the other tokens.
+    let retention = Retention { tokens: Some(60), ..Retention::default() };
+    assert_eq!(db.prune(retention, at(61)).await.unwrap().tokens, 0);
+    assert_eq!(db.prune(retention, at(62)).await.unwrap().tokens, 1);
 }
 
 pub(super) async fn an_answer_that_was_lost_is_given_again(db: &impl Db) {

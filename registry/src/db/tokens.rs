@@ -1,14 +1,14 @@
-//! Enrolment tokens: who has one may enrol hosts into its groups.
+//! Tokens: who has one may enrol hosts into its groups, or read what is known of a realm.
 
 use std::collections::BTreeMap;
 
 use shared::{
-    id::{GroupName, LabelName, LabelValue, RealmName},
+    id::{GroupName, LabelName, LabelValue, RealmName, TokenName},
     nix::Sha256,
     time::Time,
 };
 
-/// What a token allows.
+/// What an enrolment token allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Grant {
     pub(crate) realm: RealmName,
@@ -60,6 +60,16 @@ impl Grant {
             None => Ok(()),
         }
     }
+}
+
+/// A token with which a realm can be read, and nothing else be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReadToken {
+    pub(crate) realm: RealmName,
+    /// Whose it is; no two of a realm have the same.
+    pub(crate) name: TokenName,
+    pub(crate) created_at: Time,
+    pub(crate) expires_at: Time,
 }
 
 /// Returns the hash by which a token is stored. A token has 256 random bits: no salt is needed.

@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
-use crate::{app::App, router::router, static_files};
+use crate::{access::Peer, app::App, router::router, static_files};
 
 /// File descriptors that are left for files, the database and whatever else is open.
 const FILES: usize = 256;
@@ -79,6 +79,8 @@ fn raise_descriptors() -> usize {
 struct Front {
     app: Arc<App>,
     router: Router,
+    /// Who is at the other end.
+    peer: Peer,
 }
 
 impl Service<Request<Incoming>> for Front {
@@ -86,10 +88,13 @@ impl Service<Request<Incoming>> for Front {
     type Error = Infallible;
     type Future = Either<Ready<Result<Response<Body>, Infallible>>, RouteFuture<Infallible>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         match static_files::at_once(&self.app, &request) {
             Some(response) => Either::Left(ready(Ok(response))),
-            None => Either::Right(self.router.clone().call(request)),
+            None => {
+                request.extensions_mut().insert(self.peer);
+                Either::Right(self.router.clone().call(request))
+            }
         }
     }
 }
@@ -102,7 +107,7 @@ pub(super) async fn serve(
     stopping: CancellationToken,
 ) {
     let counted = app.metrics.connections.clone();
-    let front = Front { router: router(Arc::clone(&app)), app };
+    let router = router(Arc::clone(&app));
     let room = Arc::new(Semaphore::new(limits.connections));
     let open = GracefulShutdown::new();
     let cut = CancellationToken::new();
@@ -115,8 +120,9 @@ pub(super) async fn serve(
         loop {
             // Never closed.
             let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-            let stream = accept(&listener).await;
-            let connection = http.serve_connection(TokioIo::new(stream), front.clone());
+            let (stream, peer) = accept(&listener).await;
+            let front = Front { app: Arc::clone(&app), router: router.clone(), peer };
+            let connection = http.serve_connection(TokioIo::new(stream), front);
             let connection = open.watch(connection);
             let cut = cut.clone();
             counted.inc();
@@ -143,15 +149,16 @@ pub(super) async fn serve(
 }
 
 /// Takes the next connection, whatever happened to those before.
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, Peer) {
     loop {
         match listener.accept().await {
-            Ok((stream, _peer)) => {
+            Ok((stream, peer)) => {
                 // Answers are small and whole; a system that cannot do it serves a little later.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "cannot set TCP_NODELAY");
                 }
-                return stream;
+                // A peer of IPv4 at a socket of IPv6 is still one of IPv4.
+                return (stream, Peer(peer.ip().to_canonical()));
             }
             Err(error) if of_peer(&error) => {}
             Err(error) => {

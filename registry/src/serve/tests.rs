@@ -20,6 +20,7 @@ use crate::{
     testing::{self, Host, Running, closure, data, key, manifest, policy, role, target_file},
 };
 
+mod access;
 mod answers;
 mod events;
 mod files;
@@ -252,6 +253,7 @@ async fn a_second_server_on_the_same_files_is_refused() {
         cache: None,
         stale_after: 180,
         retention: Retention::default(),
+        access: Access::default(),
         limits: Limits::of_process(),
     };
     let second = Server::start(&options, testing::now).await;
@@ -271,6 +273,7 @@ async fn old_signatures_are_renewed_at_the_start() {
         cache: None,
         stale_after: 180,
         retention: Retention::default(),
+        access: Access::default(),
         limits: Limits::of_process(),
     };
     let server = Server::start(&options, tomorrow).await.unwrap();

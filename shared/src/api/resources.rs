@@ -395,7 +395,8 @@ pub struct AuditEntry {
     pub number: u64,
     /// When.
     pub at: Time,
-    /// What, in a word: `published`, `enrolled`, `revoked`, `token_made`, `restored`, `recovered`.
+    /// What, in a word: `published`, `enrolled`, `revoked`, `token_made`, `read_token_made`,
+    /// `read_token_revoked`, `restored`, `recovered`.
     pub what: String,
     /// On what: a role, a host, a token.
     pub subject: String,

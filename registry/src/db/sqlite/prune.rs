@@ -36,6 +36,10 @@ pub(super) fn prune(db: &Connection, retention: &Retention, now: Time) -> Result
             "DELETE FROM tokens WHERE hash IN
              (SELECT hash FROM tokens WHERE expires_at < ?1 LIMIT ?2)",
             before(retention.tokens),
+        )? + delete(
+            "DELETE FROM read_tokens WHERE hash IN
+             (SELECT hash FROM read_tokens WHERE expires_at < ?1 LIMIT ?2)",
+            before(retention.tokens),
         )?,
     })
 }

@@ -11,10 +11,10 @@ use rusqlite::Connection;
 use super::{DbError, backup};
 
 /// Each step makes the schema of its number + 1 from the one before.
-const STEPS: [&str; 4] = [FIRST, SECOND, THIRD, FOURTH];
+const STEPS: [&str; 5] = [FIRST, SECOND, THIRD, FOURTH, FIFTH];
 
 /// The schema of this program.
-pub(crate) const KNOWN: u32 = 4;
+pub(crate) const KNOWN: u32 = 5;
 
 pub(super) const FIRST: &str = "
 CREATE TABLE tokens (
@@ -222,6 +222,18 @@ INSERT INTO labels (realm, label, value, name, id)
     FROM hosts, json_each(hosts.certificate, '$.labels') AS it
     WHERE replaced IS NULL AND revoked_at IS NULL;
 CREATE INDEX reports_of_silent ON reports (at) WHERE heard = 0;
+";
+
+/// Who may read.
+const FIFTH: &str = "
+CREATE TABLE read_tokens (
+    hash       BLOB PRIMARY KEY,     -- SHA-256 of the token; the token itself is never stored
+    realm      TEXT NOT NULL,
+    name       TEXT NOT NULL,        -- whose it is
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    UNIQUE (realm, name)
+) STRICT, WITHOUT ROWID;
 ";
 
 /// What opening a database did to its schema.
