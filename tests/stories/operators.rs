@@ -148,6 +148,7 @@ fn a_name_that_is_not_there_is_answered_with_the_one_that_was_meant() {
         (&["diff", "eu/wbe"], "did you mean `web`?"),
         (&["diff", "--host", "hots-1"], "did you mean `host-1`?"),
         (&["group", "show", "ue"], "did you mean `eu`?"),
+        (&["group", "set", "ue", "--cache", "http://a"], "did you mean `eu`?"),
         (&["team", "show", "wbe"], "did you mean `web`?"),
         (&["host", "hots-1"], "did you mean `host-1`?"),
         (&["host", "HOST-1"], "there is no host `HOST-1`"),

@@ -18,7 +18,7 @@ use shared::{
 
 mod show;
 
-use super::{Ask, Context, resolve_key};
+use super::{Ask, Context, near, resolve_key};
 use crate::{
     client::Client,
     keys, policy_edit,
@@ -233,12 +233,11 @@ async fn set(
 ) -> Result<(), Problem> {
     let (realm, client) = roles::open(&context.settings).await?;
     let role = RoleName::owners(group);
-    let targets = realm.trusted().targets().map_err(|error| roles::problem(&error))?;
-    let delegation = targets
-        .delegations
-        .iter()
-        .find(|known| known.role == role.as_str())
-        .ok_or_else(|| no_group(group))?;
+    let owned = show::owned(&realm)?;
+    let Some((_, delegation)) = owned.iter().find(|(name, _)| name == group) else {
+        let names = owned.iter().map(|(name, _)| name.as_str());
+        return Err(near::no("no_group", "group", group.as_str(), names, "registry group list"));
+    };
     let names =
         roles::own_keys(delegation, signing.key.as_deref(), &signer::keys(&context.settings))?;
     let mut edit = roles::edit_role(&realm, role.as_str(), Timestamp::now()).await?;
@@ -306,11 +305,4 @@ async fn current(
     Policy::parse(&bytes, SoftwareVersion::current()).map(Some).map_err(|error| {
         Problem::from_error(Kind::Trust, "policy", &error).leaves("nothing changed")
     })
-}
-
-/// Tells that there is no such group.
-pub(super) fn no_group(group: &GroupName) -> Problem {
-    Problem::new(Kind::Usage, "no_group", format!("there is no group `{group}`, or no policy yet"))
-        .leaves("nothing changed")
-        .next("registry group list")
 }
